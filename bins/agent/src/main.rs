@@ -1,0 +1,3 @@
+//! The Stoker sidecar agent.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The Stoker controller.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The Stoker command line.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The Stoker pod injection webhook.
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! A crash-safe, journalled, three-way directory sync engine.
+#![forbid(unsafe_code)]

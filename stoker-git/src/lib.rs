@@ -1,0 +1,2 @@
+//! Exact git commits, fetched safely, as a source for stoker-core.
+

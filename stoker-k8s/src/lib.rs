@@ -1,0 +1,2 @@
+//! The Stoker API types, controller, pod injection, receiver and agent for Kubernetes.
+#![forbid(unsafe_code)]
