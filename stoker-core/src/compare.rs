@@ -123,7 +123,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     plan.transforms = std::mem::take(&mut desired.transforms);
     let mut comparison = Comparison { inputs, boundaries: &boundaries, layers: &layers, plan: &mut plan };
     comparison.run(&desired)?;
-    comparison.clear_the_way(&desired)?;
+    comparison.clear_the_way()?;
     guard(&mut plan, inputs)?;
     Ok(plan)
 }
@@ -327,13 +327,13 @@ impl Comparison<'_, '_> {
         desired: &DesiredState,
         cursor: &mut Cursor<'_>,
     ) -> Result<(), PlanError> {
-        let keep = |plan: &mut Plan| plan.counts.unchanged += 1;
+        let missing_source = desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path()));
+        let never_pruned = self.inputs.spec.prune == Prune::Never && live != Live::Absent;
         let (kind, reason, file) = if !self.boundaries.allows(path.as_path()) {
             (ActionKind::Forget, "excluded or protected now; it stays as it is", None)
-        } else if desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path())) {
-            return Ok(keep(self.plan));
-        } else if self.inputs.spec.prune == Prune::Never && live != Live::Absent {
-            return Ok(keep(self.plan));
+        } else if missing_source || never_pruned {
+            self.plan.counts.unchanged += 1;
+            return Ok(());
         } else {
             match live {
                 Live::Absent => (ActionKind::Forget, "gone here and in the source", None),
@@ -441,7 +441,7 @@ impl Comparison<'_, '_> {
     }
 
     /// Finds what stands where files and directories are to be made, and refuses what is not ours to move.
-    fn clear_the_way(&mut self, desired: &DesiredState) -> Result<(), PlanError> {
+    fn clear_the_way(&mut self) -> Result<(), PlanError> {
         let deleted: BTreeSet<&str> = self
             .plan
             .actions
@@ -460,7 +460,7 @@ impl Comparison<'_, '_> {
             let live_error = |source| PlanError::Live { path: action.path.clone(), source };
             if action.kind == ActionKind::Create && cursor.live(path).map_err(live_error)? == Live::Directory
             {
-                self.emptied(path, &deleted, desired)?;
+                self.emptied(path, &deleted)?;
             }
             for above in path.ancestors() {
                 if known.contains(above.as_str()) {
@@ -496,12 +496,7 @@ impl Comparison<'_, '_> {
     }
 
     /// Checks that the directory at `path` holds nothing but files that this plan deletes.
-    fn emptied(
-        &self,
-        path: RelPath<'_>,
-        deleted: &BTreeSet<&str>,
-        desired: &DesiredState,
-    ) -> Result<(), PlanError> {
+    fn emptied(&self, path: RelPath<'_>, deleted: &BTreeSet<&str>) -> Result<(), PlanError> {
         let live_error = |source| PlanError::Live { path: path.to_buf(), source };
         let in_the_way =
             || PlanError::InTheWay { path: path.to_buf(), wanted: "file", found: "a directory with files" };
@@ -510,7 +505,7 @@ impl Comparison<'_, '_> {
             let below = path.child(&name).map_err(|_| in_the_way())?;
             let live = self.inputs.root.cursor().live(below.as_path()).map_err(live_error)?;
             match live {
-                Live::Directory => self.emptied(below.as_path(), deleted, desired)?,
+                Live::Directory => self.emptied(below.as_path(), deleted)?,
                 _ if deleted.contains(below.as_str()) => {}
                 _ => return Err(in_the_way()),
             }

@@ -76,7 +76,7 @@ impl Source for DirectorySource {
 
     fn open(&self, path: RelPath<'_>, id: &ContentId) -> Result<Box<dyn Read + '_>, SourceError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, &self.locate(path), flags, Mode::empty())
+        let fd = rustix::fs::openat(CWD, self.locate(path), flags, Mode::empty())
             .map_err(|e| unreadable(path, e.into()))?;
         let now = rustix::fs::fstat(&fd).map_err(|e| unreadable(path, e.into()))?;
         if identity(&now) != *id {

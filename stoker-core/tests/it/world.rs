@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use stoker_core::{
-    Applied, ContentId, DirectorySource, Engine, Entry, EntryKind, Mapping, NamedEntry, NoObserver, Plan,
-    PlanOptions, RelPath, Source, SourceError, SyncSpec,
+    Applied, ContentId, Engine, Entry, EntryKind, Mapping, NamedEntry, NoObserver, Plan, PlanOptions,
+    RelPath, Source, SourceError, SyncSpec,
 };
 
 /// A tree in memory: what a git commit is, without git. Executable files end in `.sh`.
