@@ -13,6 +13,9 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+// kube repeats `type_` in every column of a table.
+#![allow(clippy::duplicated_attributes)]
+
 mod config;
 mod git;
 mod profile;
