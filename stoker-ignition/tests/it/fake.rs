@@ -42,7 +42,7 @@ async fn a_project_scan_restamps_what_changed_outside() {
     bed.write(&format!("projects/line/{VIEW}/view.json"), r#"{"root":1}"#);
     bed.client.scan(ScanKind::Projects).await.unwrap();
     scanned(&bed, 1).await;
-    assert_eq!(bed.gateway.scans()[0].restamped, [manifest.clone()]);
+    assert_eq!(bed.gateway.scans()[0].restamped, std::slice::from_ref(&manifest));
     let live = bed.read(&manifest);
     assert!(live.contains("\"external\""), "{live}");
     assert!(same_but_for_stamp(git.as_bytes(), live.as_bytes()));
