@@ -324,8 +324,22 @@ mod tests {
     fn every_rule_refuses_with_the_path_in_its_message() {
         let long = "x".repeat(256);
         for bad in [
-            "/etc", "a//b", "..", "a/../b", ".git", "a/.GIT/config", "a/git~1", ".git.", ".git ", ".g\u{200c}it",
-            ".git::$INDEX_ALLOCATION", "a\\b", "a\u{0}b", "a\nb", "a/b//", long.as_str(),
+            "/etc",
+            "a//b",
+            "..",
+            "a/../b",
+            ".git",
+            "a/.GIT/config",
+            "a/git~1",
+            ".git.",
+            ".git ",
+            ".g\u{200c}it",
+            ".git::$INDEX_ALLOCATION",
+            "a\\b",
+            "a\u{0}b",
+            "a\nb",
+            "a/b//",
+            long.as_str(),
         ] {
             let error = RelPathBuf::parse(bad).expect_err(bad);
             assert!(error.to_string().contains("path"), "{error}");

@@ -1,2 +1,1 @@
 //! Exact git commits, fetched safely, as a source for stoker-core.
-

@@ -10,6 +10,9 @@ fn every_file_here_is_a_module() {
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
-        assert!(name == "main" || main.contains(&format!("mod {name};")), "{name} is not declared in main.rs");
+        assert!(
+            name == "main" || main.contains(&format!("mod {name};")),
+            "{name} is not declared in main.rs"
+        );
     }
 }
