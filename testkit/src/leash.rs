@@ -168,11 +168,11 @@ impl Process {
         }
     }
 
-    /// The last lines that it printed.
+    /// The last lines that it printed, long ones cut.
     pub fn last_lines(&self, count: usize) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<String> = text.lines().map(|line| line.chars().take(400).collect()).collect();
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 

@@ -41,8 +41,11 @@ mod runtime;
 
 pub use network::Block;
 
-/// Names the description of a node that tests of this process shall share with others.
+/// Names the description of a node that tests of this process shall share with others; or is [`NO_NODE`].
 pub const SHARED_NODE: &str = "STOKER_TEST_NODE";
+
+/// The value of [`SHARED_NODE`] by which tests that need a node are left out.
+pub const NO_NODE: &str = "none";
 
 /// The name of the node's `Node` object.
 pub const NODE_NAME: &str = "node";
@@ -151,7 +154,7 @@ impl Node {
         let mut others = vec![init, containerd];
         let description =
             Description { pid, block, kubeconfig: server.kubeconfig(), path: runtime::tool_folders()? };
-        runtime::containerd_answers(leash.folder(), pid, &mut others).await?;
+        runtime::containerd_answers(pid, &mut others).await?;
         runtime::load_pause(leash.folder(), pid)?;
         let kubelet = runtime::spawn_kubelet(&leash, pid, &block, &control_group)?;
         others.push(runtime::spawn_proxy(&leash, pid, &block)?);
@@ -160,6 +163,7 @@ impl Node {
         let own = Own { plane, kubelet: Mutex::new(kubelet), others, leash };
         let node = Self { server, description, own: Some(own) };
         node.ready().await?;
+        node.services_ready().await?;
         Ok(node)
     }
 
@@ -325,6 +329,16 @@ impl Node {
         .await?
     }
 
+    /// Waits until kube-proxy has written its rules: the API server answers at its Service's address.
+    async fn services_ready(&self) -> Result<()> {
+        let address = (self.description.block.first_service(), 443);
+        wait::until("the Service `kubernetes` to answer", START_LIMIT, || async move {
+            tokio::net::TcpStream::connect(address).await?;
+            Ok(Some(()))
+        })
+        .await
+    }
+
     fn dead_part(&self) -> Option<anyhow::Error> {
         let own = self.own.as_ref()?;
         own.kubelet.lock().ok()?.check().err()
@@ -333,6 +347,9 @@ impl Node {
 
 /// Why a node cannot run on this machine, if so.
 pub fn lacking() -> Option<Missing> {
+    if std::env::var_os(SHARED_NODE).is_some_and(|value| value == NO_NODE) {
+        return Some(Missing("no node is wanted".into()));
+    }
     if !cfg!(target_os = "linux") {
         return Some(Missing("a node needs Linux".into()));
     }

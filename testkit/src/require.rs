@@ -101,7 +101,7 @@ pub(crate) fn lacking_for_level_1() -> Option<Missing> {
 }
 
 pub(crate) fn shared(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|path| !path.is_empty())
+    std::env::var_os(variable).is_some_and(|path| !path.is_empty() && path != node::NO_NODE)
 }
 
 #[allow(clippy::panic, reason = "a part that should start and does not fails the test that asked for it")]

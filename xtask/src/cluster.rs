@@ -244,10 +244,9 @@ fn down() -> Result<()> {
         return Ok(());
     };
     let pid = Pid::from_raw(state.pid).context("a process id is positive")?;
-    let folder = state.kubeconfig.parent().map(Path::to_owned).unwrap_or_default();
     rustix::process::kill_process(pid, Signal::TERM)?;
     let start = Instant::now();
-    while is_holder(state.pid) || folder.exists() {
+    while is_holder(state.pid) {
         if start.elapsed() > Duration::from_secs(30) {
             bail!("the cluster (pid {}) did not end within 30 s", state.pid);
         }

@@ -116,10 +116,8 @@ fn configure(block: Block, pid: u32) -> Result<()> {
          ip link set lo up
          ip addr add {node}/24 dev eth0
          ip link set eth0 up
-         # Services have addresses that no interface has: any route will do until kube-proxy rewrites them.
-         ip link add services type dummy
-         ip link set services up
-         ip route add {services} dev services
+         # Services have addresses that no interface has: any route will do, for kube-proxy rewrites them.
+         ip route add {services} dev eth0 src {node}
          echo 1 > /proc/sys/net/ipv4/ip_forward",
         services = block.services(),
     );

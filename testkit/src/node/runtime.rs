@@ -21,26 +21,26 @@ pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const PAUSE_IMAGE: &str = "stoker.test/pause:1";
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// The node's state. Not in the leash's folder: a process that is about to end could make that anew while the
+/// keeper deletes it.
+const STATE: &str = "/run/stoker";
+
 /// Sets up the mounts and goes on as the node's first process, which reaps what others leave.
 ///
-/// `/run`, `/var/log` and the state are memory that vanishes with the mount namespace. `$1` is the folder of the
-/// state and `$2` a program that sleeps and reaps.
+/// `/run` and `/var/log` are memory that vanishes with the mount namespace. `$1` is a program that sleeps and reaps.
 const INIT: &str = r#"
 set -e
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 stoker /run
 mount -t tmpfs -o mode=755 stoker /var/log
-mount -t tmpfs -o mode=755 stoker "$1"
-[ ! -d /var/lib/kubelet ] || mount -t tmpfs -o mode=755 stoker /var/lib/kubelet
-mkdir "$1/containerd" "$1/kubelet" "$1/cni"
-: > "$1/ready"
-exec "$2"
+mkdir /run/var-lib /run/var-lib-work
+# The kubelet makes this folder on whatever machine it runs; an overlay keeps it off ours, where overlays work.
+[ -d /var/lib/kubelet ] ||
+  mount -t overlay -o lowerdir=/var/lib,upperdir=/run/var-lib,workdir=/run/var-lib-work stoker /var/lib || :
+mkdir -p /var/lib/kubelet
+mount -t tmpfs -o mode=755 stoker /var/lib/kubelet
+exec "$1"
 "#;
-
-/// The memory file system of the node, at this path in its mount namespace.
-fn state(folder: &Path) -> PathBuf {
-    folder.join("state")
-}
 
 /// A name for the control groups of the node's pods, unlike that of any other node on this machine.
 pub(super) fn control_group_name() -> String {
@@ -49,13 +49,10 @@ pub(super) fn control_group_name() -> String {
 }
 
 pub(super) fn spawn_init(leash: &Leash) -> Result<Process> {
-    let state = state(leash.folder());
-    std::fs::create_dir(&state)?;
     let mut command = Command::new("unshare");
     command
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", INIT, "stoker-init"])
-        .arg(&state)
         .arg(tools::obtain(Tool::Pause)?);
     leash.spawn("init", &mut command)
 }
@@ -95,7 +92,7 @@ pub(super) fn tool_folders() -> Result<Vec<PathBuf>> {
 
 pub(super) fn spawn_containerd(leash: &Leash, pid: u32, block: &Block) -> Result<Process> {
     let folder = leash.folder();
-    let state = state(folder);
+    let state = Path::new(STATE);
     let runc = tools::program("runc").context("no runc")?;
     let network = json!({
         "cniVersion": "1.0.0",
@@ -163,9 +160,8 @@ fn search_path(tool: &Path) -> Result<std::ffi::OsString> {
     Ok(std::env::join_paths(all)?)
 }
 
-pub(super) async fn containerd_answers(folder: &Path, pid: u32, processes: &mut [Process]) -> Result<()> {
+pub(super) async fn containerd_answers(pid: u32, processes: &mut [Process]) -> Result<()> {
     let ctr = tools::obtain(Tool::Ctr)?;
-    let _ = folder;
     wait::until("containerd to answer", START_LIMIT, || {
         let dead = processes.iter_mut().find_map(|process| process.check().err());
         let mut version = Place::Inside(pid).command(&ctr);
@@ -204,7 +200,7 @@ pub(super) fn load_image(pid: u32, archive: &Path) -> Result<()> {
 
 pub(super) fn spawn_kubelet(leash: &Leash, pid: u32, block: &Block, control_group: &str) -> Result<Process> {
     let folder = leash.folder();
-    let state = state(folder);
+    let state = Path::new(STATE);
     let resolv = folder.join("resolv.conf");
     std::fs::write(&resolv, "")?;
     make_control_groups(control_group)?;
@@ -222,7 +218,7 @@ pub(super) fn spawn_kubelet(leash: &Leash, pid: u32, block: &Block, control_grou
         "failSwapOn": false,
         "makeIPTablesUtilChains": false,
         "evictionHard": {
-            "memory.available": "0Mi",
+            "memory.available": "0%",
             "nodefs.available": "0%",
             "nodefs.inodesFree": "0%",
             "imagefs.available": "0%",
