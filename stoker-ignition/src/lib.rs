@@ -1,2 +1,6 @@
 //! Ignition gateways: REST client, confirmed scans, protected paths, and a faithful fake gateway.
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "client")]
+pub mod client;
+pub mod rules;

@@ -1,2 +1,10 @@
 //! The Stoker API types, controller, pod injection, receiver and agent for Kubernetes.
 #![forbid(unsafe_code)]
+
+pub mod annotations;
+pub mod api;
+pub mod compile;
+pub mod conditions;
+pub mod inject;
+pub mod names;
+pub mod protocol;
