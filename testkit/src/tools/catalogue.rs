@@ -19,7 +19,7 @@ pub enum Tool {
     Containerd,
     ContainerdShim,
     Ctr,
-    CniBridge,
+    CniPtp,
     CniHostLocal,
     CniLoopback,
     Pause,
@@ -125,7 +125,7 @@ impl Tool {
         Tool::Containerd,
         Tool::ContainerdShim,
         Tool::Ctr,
-        Tool::CniBridge,
+        Tool::CniPtp,
         Tool::CniHostLocal,
         Tool::CniLoopback,
         Tool::Pause,
@@ -149,7 +149,7 @@ impl Tool {
             Self::Containerd => "containerd",
             Self::ContainerdShim => "containerd-shim-runc-v2",
             Self::Ctr => "ctr",
-            Self::CniBridge => "bridge",
+            Self::CniPtp => "ptp",
             Self::CniHostLocal => "host-local",
             Self::CniLoopback => "loopback",
             Self::Pause => "pause",
@@ -185,7 +185,7 @@ impl Tool {
             | Self::KubeScheduler
             | Self::KubeProxy => KUBERNETES,
             Self::Containerd | Self::ContainerdShim | Self::Ctr => CONTAINERD,
-            Self::CniBridge | Self::CniHostLocal | Self::CniLoopback => CNI,
+            Self::CniPtp | Self::CniHostLocal | Self::CniLoopback => CNI,
             Self::Pause => PAUSE,
             Self::Helm => HELM,
             Self::Gitea => GITEA,
@@ -199,7 +199,7 @@ impl Tool {
         match self {
             Self::Etcd | Self::Gitea => module.to_owned(),
             Self::Pause => ".".to_owned(),
-            Self::CniBridge | Self::CniLoopback => format!("{module}/plugins/main/{}", self.name()),
+            Self::CniPtp | Self::CniLoopback => format!("{module}/plugins/main/{}", self.name()),
             Self::CniHostLocal => format!("{module}/plugins/ipam/{}", self.name()),
             _ => format!("{module}/cmd/{}", self.name()),
         }
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_module_name_stands_for_all_its_tools() {
-        assert_eq!(Tool::named("cni"), [Tool::CniBridge, Tool::CniHostLocal, Tool::CniLoopback]);
+        assert_eq!(Tool::named("cni"), [Tool::CniPtp, Tool::CniHostLocal, Tool::CniLoopback]);
         assert!(Tool::named("nonsense").is_empty());
     }
 
