@@ -8,3 +8,4 @@ pub mod conditions;
 pub mod inject;
 pub mod names;
 pub mod protocol;
+pub mod roster;
