@@ -10,3 +10,4 @@ pub mod gateway_sync;
 pub mod inject;
 pub mod names;
 pub mod protocol;
+pub mod roster;
