@@ -22,7 +22,6 @@ mod key;
 mod tls;
 mod url;
 
-use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -407,20 +406,15 @@ fn transport_error(error: reqwest::Error, request: &str, limit: Duration) -> Gat
     GatewayError::Unreachable { request, source: Box::new(error) }
 }
 
-fn is_certificate_error(error: &reqwest::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        // The TLS layer reports through an I/O error that hides the real one from `source`.
-        let hidden = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = hidden
-            .and_then(|e| e.downcast_ref::<rustls::Error>())
-            .or_else(|| inner.downcast_ref::<rustls::Error>());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
-        }
-        cause = inner.source();
+fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
     }
-    false
+    // An I/O error shows the cause of what it wraps as its source, not what it wraps.
+    if let Some(wrapped) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return is_certificate_error(wrapped);
+    }
+    error.source().is_some_and(is_certificate_error)
 }
 
 /// Passes an answer with status 200 on; says what any other one means.

@@ -3,4 +3,6 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod rules;

@@ -58,7 +58,10 @@ impl FromStr for GatewayUrl {
         let refused = |rule| Err(SetupError::Url { url: shown.to_string(), rule });
         if !matches!(url.scheme(), "http" | "https") {
             // `user:password@host` reads as a scheme and an opaque rest.
-            return Err(SetupError::Url { url: "…".to_owned(), rule: "starts neither with http:// nor https://" });
+            return Err(SetupError::Url {
+                url: "…".to_owned(),
+                rule: "starts neither with http:// nor https://",
+            });
         }
         if !url.username().is_empty() || url.password().is_some() {
             return refused("holds a user name or password, which belong into the API key file");
