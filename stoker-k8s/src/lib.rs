@@ -5,5 +5,6 @@ pub mod annotations;
 pub mod api;
 pub mod compile;
 pub mod conditions;
+pub mod controller;
 pub mod names;
 pub mod protocol;
