@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use stoker_git::AdvertisedRef;
+use stoker_git::{AdvertisedRef, ObjectFormat};
 
 use super::*;
 
@@ -74,12 +74,9 @@ impl Remote for Slow {
             self.requests.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             self.answer.clone()?;
-            let id = "2".repeat(40);
-            let main: AdvertisedRef = serde_json::from_value(
-                serde_json::json!({"name": "refs/heads/main", "id": id, "peeled": null}),
-            )
-            .unwrap();
-            Ok(serde_json::from_value(serde_json::json!({"refs": [main], "head": null})).unwrap())
+            let main =
+                AdvertisedRef { name: "refs/heads/main".into(), id: "2".repeat(40).parse().unwrap(), peeled: None };
+            Ok(Advertisement { refs: vec![main], head: None, object_format: ObjectFormat::Sha1 })
         })
     }
 }
