@@ -63,6 +63,28 @@ pub const APP_NAME_LABEL: &str = "app.kubernetes.io/name";
 /// Label with the ordinal of a StatefulSet's pod.
 pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 
+/// The names in an object's annotations that begin like Stoker's and are none of those that pods may have.
+pub fn unknown(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
+    const OF_PODS: [&str; 14] = [
+        INJECT,
+        CR_NAME,
+        SYNC_PROFILE,
+        SERVICE_PATH,
+        GATEWAY_NAME,
+        DEPLOYMENT_MODE,
+        TAG_PROVIDER,
+        SYNC_PERIOD,
+        EXCLUDE_PATTERNS,
+        SYSTEM_NAME,
+        SYSTEM_NAME_TEMPLATE,
+        REF_OVERRIDE,
+        DATA_PATH,
+        INJECTED,
+    ];
+    let names = annotations.keys().map(String::as_str);
+    names.filter(|name| name.starts_with("stoker.io/") && !OF_PODS.contains(name))
+}
+
 /// What a gateway pod says about itself by annotations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodAnnotations {

@@ -18,8 +18,10 @@
 pub mod access;
 pub mod api_server;
 mod control_plane;
+pub mod images;
 pub mod leash;
 pub mod namespace;
+pub mod node;
 pub mod pki;
 pub mod place;
 pub mod require;
@@ -28,6 +30,7 @@ pub mod wait;
 
 pub use api_server::ApiServer;
 pub use namespace::Namespace;
+pub use node::Node;
 
 use tools::Tool;
 

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::api_server::{ApiServer, SHARED_API_SERVER};
+use crate::node::{self, Node, SHARED_NODE};
 use crate::tools::{self, Missing, Tool};
 
 /// Names the file that tests left out are recorded in, one `test<TAB>reason` a line.
@@ -34,6 +35,25 @@ pub async fn api_server() -> Option<&'static ApiServer> {
 /// It should start here and does not.
 pub async fn own_api_server() -> Option<ApiServer> {
     available("an API server", lacking_for_level_1(), ApiServer::start()).await
+}
+
+/// The shared node, or `None` where there is none and none can run (not root, not Linux).
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn node() -> Option<&'static Node> {
+    let lacking = if shared(SHARED_NODE) { None } else { node::lacking() };
+    available("the node", lacking, Node::shared()).await
+}
+
+/// A node for this test alone, or `None` as for [`node`].
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn own_node() -> Option<Node> {
+    available("a node", node::lacking(), Node::start()).await
 }
 
 /// A built tool such as Helm.
@@ -81,7 +101,7 @@ pub(crate) fn lacking_for_level_1() -> Option<Missing> {
 }
 
 pub(crate) fn shared(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|path| !path.is_empty())
+    std::env::var_os(variable).is_some_and(|path| !path.is_empty() && path != node::NO_NODE)
 }
 
 #[allow(clippy::panic, reason = "a part that should start and does not fails the test that asked for it")]
