@@ -6,6 +6,7 @@ pub mod annotations;
 pub mod api;
 pub mod compile;
 pub mod conditions;
+pub mod controller;
 pub mod gateway_sync;
 pub mod inject;
 pub mod names;
