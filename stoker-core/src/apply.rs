@@ -357,7 +357,7 @@ impl Transaction<'_> {
         let fd = rustix::fs::openat(stage, slot.to_string(), flags, fresh).map_err(|e| failed(e.into()))?;
         let mut file = File::from(fd);
         let mut hasher = blake3::Hasher::new();
-        let mut reader = source.open(write.source.as_path(), &write.id)?;
+        let mut reader = write.from.open(&write.id, source, spec)?;
         let transform = &plan.transforms[write.transform as usize];
         let limit = spec.limits.max_file_bytes;
         produce(path, &mut reader, write.size, transform, &spec.variables, limit, &mut |bytes| {

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use crate::layer::{self, Boundaries, Desired, DesiredState, Layer};
 use crate::path::{RelPath, RelPathBuf};
-use crate::plan::{Action, ActionKind, Counts, Need, Plan, PlanError, Warning, Write};
+use crate::plan::{Action, ActionKind, Counts, From, Need, Plan, PlanError, Warning, Write};
 use crate::root::{Cursor, Live, Root, open_file};
 use crate::source::{Entry, Source};
 use crate::spec::{Prune, SyncSpec};
@@ -78,7 +78,12 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
         counts: Counts::default(),
         from: previous.as_ref().map(|h| h.revision.clone()),
         to: inputs.revision.to_owned(),
-        mappings: layers.iter().map(|l| l.origin.clone()).collect(),
+        mappings: layers
+            .iter()
+            .map(|l| &l.origin)
+            .chain(spec.generated.iter().map(|g| &g.origin))
+            .cloned()
+            .collect(),
         manifest: Manifest::default(),
         head,
         previous,
@@ -207,6 +212,9 @@ impl Comparison<'_, '_> {
         live: Live,
         cursor: &mut Cursor<'_>,
     ) -> Result<(), PlanError> {
+        if base.is_none() && live != Live::Absent && matches!(self.from(path, wanted)?, From::Generated(_)) {
+            return Ok(());
+        }
         let transform = &self.plan.transforms[wanted.transform as usize];
         let key = transform.key(&self.inputs.spec.variables);
         let same = base.as_deref().is_some_and(|b| b.id == wanted.id && b.transform == key);
@@ -291,12 +299,6 @@ impl Comparison<'_, '_> {
                 verdict(ActionKind::Create, "a file takes the place of a directory")
             }
         };
-        let layer = &self.layers[wanted.layer as usize];
-        let source = layer.source_of(path.as_path()).map_err(|error| PlanError::Entry {
-            origin: layer.origin.clone(),
-            directory: layer.source.clone(),
-            error,
-        })?;
         let drifted = base.is_some() && matches!(verdict.kind, ActionKind::Restore | ActionKind::Overwrite);
         self.plan.counts.drifted += u64::from(drifted);
         self.plan.actions.push(Action {
@@ -306,7 +308,7 @@ impl Comparison<'_, '_> {
             mapping: Some(wanted.layer),
             write: Some(Write {
                 id: wanted.id,
-                source,
+                from: self.from(path, wanted)?,
                 size: wanted.size,
                 executable: wanted.executable,
                 transform: wanted.transform,
@@ -420,20 +422,27 @@ impl Comparison<'_, '_> {
         Ok(Some(*hasher.finalize().as_bytes()))
     }
 
+    fn from(&self, path: &RelPathBuf, wanted: &Desired) -> Result<From, PlanError> {
+        let number = wanted.layer as usize;
+        let Some(layer) = self.layers.get(number) else {
+            return Ok(From::Generated(number - self.layers.len()));
+        };
+        let source = layer.source_of(path.as_path()).map_err(|error| PlanError::Entry {
+            origin: layer.origin.clone(),
+            directory: layer.source.clone(),
+            error,
+        })?;
+        Ok(From::Source(source))
+    }
+
     fn desired(
         &self,
         path: &RelPathBuf,
         wanted: &Desired,
         write: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<(), PlanError> {
-        let layer = &self.layers[wanted.layer as usize];
-        let source = layer.source_of(path.as_path()).map_err(|error| PlanError::Entry {
-            origin: layer.origin.clone(),
-            directory: layer.source.clone(),
-            error,
-        })?;
-        let mut reader = self.inputs.source.open(source.as_path(), &wanted.id)?;
         let spec = self.inputs.spec;
+        let mut reader = self.from(path, wanted)?.open(&wanted.id, self.inputs.source, spec)?;
         let transform = &self.plan.transforms[wanted.transform as usize];
         let limit = spec.limits.max_file_bytes;
         produce(path.as_path(), &mut reader, wanted.size, transform, &spec.variables, limit, write)?

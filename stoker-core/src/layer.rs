@@ -36,7 +36,7 @@ pub(crate) struct Desired {
     pub(crate) id: ContentId,
     pub(crate) size: Option<u64>,
     pub(crate) executable: bool,
-    /// Which layer brings it.
+    /// Which layer brings it; beyond the layers, which [`Generated`](crate::spec::Generated) file it is.
     pub(crate) layer: u32,
     /// Index into [`DesiredState::transforms`]; 0 is the identity.
     pub(crate) transform: u32,
@@ -184,9 +184,37 @@ pub(crate) fn list(
         listing.layer(number as u32, layer, root.as_ref())?;
     }
     let mut state = listing.state;
+    generate(&mut state.files, layers.len(), boundaries, spec);
     state.total_bytes = state.files.values().filter_map(|f| f.size).sum();
     twins(&state.files)?;
     Ok(state)
+}
+
+/// Adds the generated files that are needed and that no layer brings.
+fn generate(
+    files: &mut BTreeMap<RelPathBuf, Desired>,
+    layers: usize,
+    boundaries: &Boundaries,
+    spec: &SyncSpec,
+) {
+    for (number, generated) in spec.generated.iter().enumerate() {
+        let below = files.range(generated.needed_by.clone()..).take_while(|(path, _)| {
+            // Siblings such as `a.b` sort between `a` and `a/b`.
+            path.as_str().starts_with(generated.needed_by.as_str())
+        });
+        let needed =
+            below.into_iter().any(|(path, _)| path.as_path().starts_with(generated.needed_by.as_path()));
+        if needed && !files.contains_key(&generated.path) && boundaries.allows(generated.path.as_path()) {
+            let wanted = Desired {
+                id: ContentId::of(generated.content.as_bytes()),
+                size: Some(generated.content.len() as u64),
+                executable: false,
+                layer: (layers + number) as u32,
+                transform: 0,
+            };
+            files.insert(generated.path.clone(), wanted);
+        }
+    }
 }
 
 struct Listing<'a> {

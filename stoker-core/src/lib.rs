@@ -91,7 +91,9 @@ pub use path::{PathError, RelPath, RelPathBuf};
 pub use pattern::{PatternError, PatternSet};
 pub use plan::{Action, ActionKind, Counts, Plan, PlanError, Warning};
 pub use source::{ContentId, Entry, EntryKind, NamedEntry, Source, SourceError};
-pub use spec::{FileEdit, Limits, Mapping, MappingKind, MaxDeletes, Patch, Protection, Prune, SyncSpec};
+pub use spec::{
+    FileEdit, Generated, Limits, Mapping, MappingKind, MaxDeletes, Patch, Protection, Prune, SyncSpec,
+};
 pub use state::{Head, STATE_DIRECTORY};
 pub use template::{Template, TemplateError, Variables};
 pub use transform::ContentError;

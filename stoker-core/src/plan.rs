@@ -9,8 +9,8 @@ use crate::json::JsonError;
 use crate::path::{PathError, RelPathBuf};
 use crate::pattern::PatternError;
 use crate::root::LiveFile;
-use crate::source::{EntryKind, SourceError};
-use crate::spec::{MappingKind, MaxDeletes};
+use crate::source::{EntryKind, Source, SourceError};
+use crate::spec::{MappingKind, MaxDeletes, SyncSpec};
 use crate::state::{Head, Manifest, ManifestEntry};
 use crate::template::TemplateError;
 use crate::transform::{ContentError, Transform};
@@ -399,13 +399,39 @@ pub struct Action {
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
     pub(crate) id: crate::source::ContentId,
-    pub(crate) source: RelPathBuf,
+    pub(crate) from: From,
     pub(crate) size: Option<u64>,
     pub(crate) executable: bool,
     pub(crate) transform: u32,
     pub(crate) key: [u8; 16],
     /// Known when the plan had to look at the content already.
     pub(crate) digest: Option<[u8; 32]>,
+}
+
+/// Where a content comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum From {
+    /// The path in the source.
+    Source(RelPathBuf),
+    /// The number of the generated file.
+    Generated(usize),
+}
+
+impl From {
+    /// Opens the content.
+    pub(crate) fn open<'a>(
+        &self,
+        id: &crate::source::ContentId,
+        source: &'a dyn Source,
+        spec: &'a SyncSpec,
+    ) -> Result<Box<dyn std::io::Read + 'a>, SourceError> {
+        match self {
+            Self::Source(path) => source.open(path.as_path(), id),
+            Self::Generated(number) => {
+                Ok(Box::new(spec.generated.get(*number).map_or(&[][..], |g| g.content.as_bytes())))
+            }
+        }
+    }
 }
 
 /// How many paths of each kind.
@@ -481,14 +507,10 @@ impl Plan {
 
 impl Plan {
     /// Reads everything that would be written, through its transforms and checks, and throws it away.
-    pub(crate) fn check_contents(
-        &self,
-        source: &dyn crate::source::Source,
-        spec: &crate::spec::SyncSpec,
-    ) -> Result<(), PlanError> {
+    pub(crate) fn check_contents(&self, source: &dyn Source, spec: &SyncSpec) -> Result<(), PlanError> {
         for action in self.actions.iter().filter(|a| a.kind.writes()) {
             let Some(write) = &action.write else { continue };
-            let mut reader = source.open(write.source.as_path(), &write.id)?;
+            let mut reader = write.from.open(&write.id, source, spec)?;
             let transform = &self.transforms[write.transform as usize];
             let limit = spec.limits.max_file_bytes;
             let path = action.path.as_path();

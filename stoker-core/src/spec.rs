@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::path::RelPathBuf;
 use crate::template::Variables;
 
 /// Everything that decides, together with a source, what the destination should hold.
@@ -21,6 +22,9 @@ pub struct SyncSpec {
     pub protections: Vec<Protection>,
     /// Edits to single files after their mapping's own transforms.
     pub edits: Vec<FileEdit>,
+    /// Files that the destination needs and no mapping may bring.
+    #[serde(default)]
+    pub generated: Vec<Generated>,
     /// File names that become visible last within their directory, such as a manifest that lists its siblings.
     pub last_in_directory: Vec<String>,
     /// What happens to owned files that vanished from the source.
@@ -83,6 +87,21 @@ pub struct FileEdit {
     pub path: String,
     /// JSON path to value. Strings are templates.
     pub set: BTreeMap<String, serde_json::Value>,
+}
+
+/// A file that is made up when a directory gets files and no mapping brings it.
+///
+/// Where something is at its path already that the engine did not write, that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generated {
+    /// Why it is needed, for messages.
+    pub origin: String,
+    /// The directory; the file is wanted only when the source brings files below it.
+    pub needed_by: RelPathBuf,
+    /// The file.
+    pub path: RelPathBuf,
+    /// Its content.
+    pub content: String,
 }
 
 /// A path pattern that is never written, never deleted and never part of a diff.

@@ -12,6 +12,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use stoker_core::{Category, Fault, Retry};
+use stoker_ignition::rules::DEFAULT_EXCLUDES;
 
 use crate::api::{
     AgentConfig, ByteSize, DeploymentMode, DesignerSessionPolicy, Limits, Mapping, MappingType, MaxDeletes,
@@ -181,7 +182,7 @@ impl CompiledProfile {
 pub fn base(spec: &StokerSpec, generation: i64) -> Result<CompiledProfile, Problems> {
     let mut base = CompiledProfile {
         generation,
-        exclude_patterns: spec.exclude_patterns.clone(),
+        exclude_patterns: excludes(&spec.exclude_patterns),
         vars: spec.vars.clone(),
         site_number: spec.site_number.clone(),
         system_name_template: spec.ignition.system_name_template.clone(),
@@ -199,7 +200,7 @@ pub fn base(spec: &StokerSpec, generation: i64) -> Result<CompiledProfile, Probl
         // A profile may define what a shared mapping names: variables of that kind are judged there.
         checks.mapping(&format!("shared.mappings[{index}]"), mapping, check::Vars::MayComeLater);
     }
-    checks.patterns("excludePatterns", &base.exclude_patterns);
+    checks.patterns("excludePatterns", &spec.exclude_patterns);
     if let Some(template) = &base.system_name_template {
         checks.template("ignition.systemNameTemplate", template, check::Vars::MayComeLater);
     }
@@ -257,13 +258,13 @@ pub fn profile(
 /// All that is wrong with it.
 pub fn config(config: &AgentConfig) -> Result<CompiledProfile, Problems> {
     let base = CompiledProfile {
-        exclude_patterns: config.exclude_patterns.clone(),
+        exclude_patterns: excludes(&config.exclude_patterns),
         vars: config.vars.clone(),
         site_number: config.site_number.clone(),
         ..CompiledProfile::default()
     };
     let mut checks = check::Checks::new(&base);
-    checks.patterns("excludePatterns", &base.exclude_patterns);
+    checks.patterns("excludePatterns", &config.exclude_patterns);
     let own = checks.finish();
     match (own, profile(&base, &config.gateway_name, 0, &config.profile)) {
         (Ok(()), compiled) => compiled,
@@ -273,6 +274,11 @@ pub fn config(config: &AgentConfig) -> Result<CompiledProfile, Problems> {
             Err(Problems(all))
         }
     }
+}
+
+/// What every gateway keeps to itself by default, then what was written: a later pattern may take something back.
+fn excludes(written: &[String]) -> Vec<String> {
+    DEFAULT_EXCLUDES.iter().map(|e| e.pattern.to_owned()).chain(written.iter().cloned()).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use stoker_core::{
-    ActionKind, FileEdit, LiveRules, Mapping, Patch, PlanOptions, Protection, Prune, RelPath, Variables,
+    ActionKind, FileEdit, Generated, LiveRules, Mapping, Patch, PlanOptions, Protection, Prune, RelPath,
+    RelPathBuf, Variables,
 };
 
 use crate::world::{Tree, World, expect};
@@ -315,4 +316,32 @@ fn a_lost_manifest_is_rebuilt_without_rewriting() {
     assert_eq!((applied.counts.adopted, applied.counts.modified, applied.transaction), (2, 0, None));
     assert_eq!(world.path("a").metadata().unwrap().ino(), inode);
     assert!(world.plan(&tree, "1").unwrap().actions.is_empty());
+}
+
+#[test]
+fn a_generated_file_completes_a_directory_unless_somebody_else_did() {
+    let mut world = World::new();
+    let generated = |directory: &str| Generated {
+        origin: "collection".into(),
+        needed_by: RelPathBuf::parse(directory).unwrap(),
+        path: RelPathBuf::parse(&format!("{directory}/mode.json")).unwrap(),
+        content: "{}".into(),
+    };
+    world.spec.generated = vec![generated("r/a"), generated("r/b"), generated("r/c"), generated("r/d")];
+    world.write("r/b/mode.json", "theirs");
+    let tree = Tree::of([
+        ("r/a/x", "1"),
+        ("r/a.b/x", "1"),
+        ("r/b/x", "1"),
+        ("r/c/mode.json", "[]"),
+        ("r/dd/x", "1"),
+    ]);
+    world.sync(&tree, "1");
+    let mut expected =
+        expect([("r/a/mode.json", "{}"), ("r/b/mode.json", "theirs"), ("r/c/mode.json", "[]")]);
+    expected.extend(expect([("r/a/x", "1"), ("r/a.b/x", "1"), ("r/b/x", "1"), ("r/dd/x", "1")]));
+    assert_eq!(world.files(), expected);
+    assert!(world.plan(&tree, "1").unwrap().is_empty());
+    world.sync(&Tree::of([("r/b/x", "1")]), "2");
+    assert_eq!(world.files(), expect([("r/b/mode.json", "theirs"), ("r/b/x", "1")]));
 }

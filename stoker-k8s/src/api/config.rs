@@ -115,7 +115,7 @@ pub struct ConfigGit {
     /// Extra certificate authorities (PEM) for https.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// Allow `http://` and credentials in the URL.
+    /// Allow `http://`.
     #[serde(default)]
     pub allow_insecure: bool,
     /// Time between two look-ups with `--watch` (default 60s).

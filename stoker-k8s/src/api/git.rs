@@ -26,10 +26,6 @@ pub struct SecretKeyRef {
         "http:// is neither secret nor authentic: write https://, or set git.allowInsecure: true",
     ),
     transform = cel(
-        "!self.repo.matches('^https?://[^/]*@') || (has(self.allowInsecure) && self.allowInsecure)",
-        "repo holds a user or password: remove it and name a Secret in git.auth.token",
-    ),
-    transform = cel(
         "!has(self.auth) || !has(self.auth.token) || self.repo.matches('^https?://')",
         "auth.token works for https:// repositories only: write an https:// URL, or use auth.sshKey",
     ),
@@ -50,8 +46,16 @@ pub struct GitSpec {
         "write the repository as https://host/path, ssh://user@host/path, user@host:path or file:///path",
     ))]
     #[schemars(transform = cel(
+        "!self.matches('^https?://[^/]*@')",
+        "repo holds a user or a password: remove it and name a Secret in git.auth.token",
+    ))]
+    #[schemars(transform = cel(
         "!self.matches('^ssh://[^/]*:[^/@]*@')",
         "repo holds a password: remove it and name a key in git.auth.sshKey",
+    ))]
+    #[schemars(transform = cel(
+        "!self.matches('[?#]')",
+        "the URL of a repository has neither a query nor a fragment: cut it at ? or #",
     ))]
     pub repo: String,
     /// Branch, tag, full ref name (refs/...), or commit id. A name that is both a branch and a tag means the tag.
@@ -72,7 +76,7 @@ pub struct GitSpec {
     /// Extra certificate authorities (PEM) for https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
-    /// Allow http:// and credentials in the URL: for a test bed only.
+    /// Allow http://, where anyone on the way can read and change what is fetched: for a test bed only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_insecure: bool,
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use stoker_core::json::JsonPath;
 use stoker_core::template::Template;
 use stoker_core::{Category, Fault, PatternSet, RelPathBuf};
+use stoker_ignition::rules::{Protection, protected};
 
 use super::{CompiledMapping, CompiledProfile, Problem, Problems};
 use crate::api::MappingType;
@@ -68,13 +69,13 @@ impl<'a> Checks<'a> {
         self.path(&format!("{place}.source"), &mapping.source, vars);
         let destination = format!("{place}.destination");
         self.path(&destination, &mapping.destination, vars);
-        if let Some(rule) = protected(&mapping.destination) {
+        if let Some(row) = protection(&mapping.destination) {
             self.push(
                 &destination,
                 PROTECTED,
                 format!(
-                    "{:?} belongs to the gateway ({rule}); write a destination like projects or config/resources/core",
-                    mapping.destination
+                    "{:?} is protected: {}; write a destination like projects or config/resources/core",
+                    mapping.destination, row.reason
                 ),
             );
         }
@@ -165,10 +166,11 @@ fn without_variables(text: &str) -> String {
     out
 }
 
-/// The rule that keeps this destination from being written, as far as its constant beginning tells.
+/// The row of the protection table that keeps this destination from being written, as far as its constant beginning
+/// tells.
 ///
 /// The engine judges each file again by the whole table; this is the early and readable answer.
-fn protected(destination: &str) -> Option<String> {
+fn protection(destination: &str) -> Option<&'static Protection> {
     let constant = destination.split("{{").next().unwrap_or_default();
     // With a variable in it the last component is not complete.
     let constant = if constant.len() < destination.len() {
@@ -176,26 +178,5 @@ fn protected(destination: &str) -> Option<String> {
     } else {
         constant
     };
-    let path = RelPathBuf::parse(constant).ok()?;
-    const DIRECTORIES: [&str; 11] = [
-        ".stoker",
-        "config/local",
-        "config/resources/local",
-        "config/ignition",
-        "var",
-        "db",
-        "metricsdb",
-        "logs",
-        "jar-cache",
-        "autobackup",
-        "certificate-activation",
-    ];
-    let text = path.as_str();
-    if text.split('/').any(|component| component == ".resources") {
-        return Some("**/.resources/**".to_owned());
-    }
-    DIRECTORIES
-        .into_iter()
-        .find(|d| text == *d || text.strip_prefix(d).is_some_and(|rest| rest.starts_with('/')))
-        .map(|d| format!("{d}/**"))
+    protected(RelPathBuf::parse(constant).ok()?.as_path())
 }

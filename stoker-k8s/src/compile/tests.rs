@@ -75,7 +75,7 @@ fn the_profile_wins_over_the_stoker() {
     }));
     let compiled = profile(&base, "p", 2, &own).unwrap();
     assert_eq!((compiled.vars["a"].as_str(), compiled.vars["b"].as_str()), ("profile", "stoker"));
-    assert_eq!(compiled.exclude_patterns, ["**/tmp/", "!tmp/keep"]);
+    assert_eq!(compiled.exclude_patterns[DEFAULT_EXCLUDES.len()..], ["**/tmp/", "!tmp/keep"]);
     assert_eq!(compiled.designer_session_policy, DesignerSessionPolicy::Fail);
     assert_eq!((compiled.sync_period, compiled.prune), (60, Prune::Never));
     assert_eq!((compiled.dry_run, compiled.paused), (true, true));
@@ -103,14 +103,14 @@ fn every_problem_is_listed_with_its_place_and_the_remedy() {
         ("mappings[0].source", "\"..\""),
         ("mappings[0].destination", "without the leading slash"),
         ("mappings[1].source", "there is no variable .Nope"),
-        ("mappings[1].destination", "config/local/**"),
+        ("mappings[1].destination", "identity, keystores"),
         ("mappings[2].patches[0].file", "needs the file"),
         ("mappings[2].patches[0].set[\"a..b\"]", "empty step"),
         ("mappings[2].patches[0].set[\"c\"]", "define vars.gone"),
         ("mappings[3].source", "set siteNumber on the Stoker"),
-        ("mappings[3].destination", "**/.resources/**"),
+        ("mappings[3].destination", "resource cache"),
         ("mappings[4].source", "is not a variable"),
-        ("mappings[4].destination", "var/**"),
+        ("mappings[4].destination", "runtime data"),
         ("excludePatterns[1]", "a[b"),
     ] {
         assert!(

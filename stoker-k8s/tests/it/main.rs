@@ -1,5 +1,7 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
 
+mod api_server;
+mod cluster;
 mod crds;
 
 /// No test file is forgotten.
