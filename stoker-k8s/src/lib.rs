@@ -1,2 +1,12 @@
 //! The Stoker API types, controller, pod injection, receiver and agent for Kubernetes.
 #![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod annotations;
+pub mod api;
+pub mod compile;
+pub mod conditions;
+pub mod gateway_sync;
+pub mod inject;
+pub mod names;
+pub mod protocol;

@@ -39,7 +39,7 @@ impl fmt::Display for ScanKind {
 }
 
 /// Which halves have to be scanned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ScanNeed {
     /// Something below `config/` changed.
     pub config: bool,
@@ -78,13 +78,29 @@ impl ScanNeed {
     }
 }
 
-/// A type of configuration resource, such as `ignition/tag-provider`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A type of configuration resource, such as `ignition/tag-provider`. Serialises as that text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ResourceType {
     /// The module, for example `ignition`.
     pub module: String,
     /// The type within the module, for example `tag-provider`.
     pub name: String,
+}
+
+impl From<ResourceType> for String {
+    fn from(of: ResourceType) -> Self {
+        of.to_string()
+    }
+}
+
+impl TryFrom<String> for ResourceType {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let (module, name) = text.split_once('/').ok_or("a resource type is written module/type")?;
+        Ok(Self { module: module.to_owned(), name: name.to_owned() })
+    }
 }
 
 impl fmt::Display for ResourceType {
@@ -94,7 +110,7 @@ impl fmt::Display for ResourceType {
 }
 
 /// Everything that a set of changed paths touches.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Touched {
     need: ScanNeed,
     /// Projects with a changed file.

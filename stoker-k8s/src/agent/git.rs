@@ -1,0 +1,1 @@
+//! Commits from the repository that the metadata names.

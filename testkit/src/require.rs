@@ -1,0 +1,101 @@
+//! What a test needs from the machine, and what happens when it is not there.
+//!
+//! A test that cannot run here is left out, visibly: a line goes to standard error and to the file that
+//! `STOKER_TEST_SKIPS` names, from which `cargo xtask test` makes its summary (with `CI=true`, a failure). What the
+//! machine could do but does not, such as a server that fails to start, is a failure of the test.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::api_server::{ApiServer, SHARED_API_SERVER};
+use crate::tools::{self, Missing, Tool};
+
+/// Names the file that tests left out are recorded in, one `test<TAB>reason` a line.
+pub const SKIPS: &str = "STOKER_TEST_SKIPS";
+
+/// The shared API server, or `None` where there is none and none can be built.
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn api_server() -> Option<&'static ApiServer> {
+    let lacking = if shared(SHARED_API_SERVER) { None } else { lacking_for_level_1() };
+    available("the API server", lacking, ApiServer::shared()).await
+}
+
+/// An API server for this test alone, or `None` as for [`api_server`].
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn own_api_server() -> Option<ApiServer> {
+    available("an API server", lacking_for_level_1(), ApiServer::start()).await
+}
+
+/// A built tool such as Helm.
+///
+/// # Panics
+///
+/// It should build here and does not.
+pub async fn tool(tool: Tool) -> Option<PathBuf> {
+    let build = async move { tokio::task::spawn_blocking(move || tools::obtain(tool)).await? };
+    available(tool.name(), tools::missing(tool), build).await
+}
+
+/// A program of the operating system such as `sshd`.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let found = tools::program(name);
+    if found.is_none() {
+        skip(&Missing(format!("there is no `{name}` on this machine")));
+    }
+    found
+}
+
+/// Whether this process is root, for what only root can do.
+pub fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip(&Missing("needs root".into()));
+    }
+    root
+}
+
+/// Records that the running test is left out.
+pub fn skip(why: &Missing) {
+    let thread = std::thread::current();
+    let line = format!("{}\t{why}\n", thread.name().unwrap_or("?"));
+    let _ = write!(std::io::stderr(), "left out: {line}");
+    if let Some(path) = std::env::var_os(SKIPS).filter(|path| !path.is_empty()) {
+        // One write of a short line: tests append at the same time.
+        let file = File::options().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}
+
+pub(crate) fn lacking_for_level_1() -> Option<Missing> {
+    crate::LEVEL_1.iter().find_map(|tool| tools::missing(*tool))
+}
+
+pub(crate) fn shared(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|path| !path.is_empty())
+}
+
+#[allow(clippy::panic, reason = "a part that should start and does not fails the test that asked for it")]
+pub(crate) async fn available<T>(
+    what: &str,
+    lacking: Option<Missing>,
+    start: impl Future<Output = Result<T>>,
+) -> Option<T> {
+    if let Some(missing) = lacking {
+        skip(&missing);
+        return None;
+    }
+    match start.await {
+        Ok(value) => Some(value),
+        Err(error) => panic!("{what} does not start: {error:#}"),
+    }
+}
