@@ -3,6 +3,8 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+pub mod confirm;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod rules;

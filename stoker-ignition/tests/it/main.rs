@@ -5,7 +5,9 @@
 
 mod bed;
 mod client;
+mod confirm;
 mod fake;
+mod lock;
 mod tls;
 
 /// A module that is not named above would never run.
