@@ -8,6 +8,7 @@ mod client;
 mod confirm;
 mod fake;
 mod lock;
+mod serve;
 mod tls;
 
 /// A module that is not named above would never run.
