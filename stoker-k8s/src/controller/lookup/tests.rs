@@ -74,8 +74,11 @@ impl Remote for Slow {
             self.requests.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             self.answer.clone()?;
-            let main =
-                AdvertisedRef { name: "refs/heads/main".into(), id: "2".repeat(40).parse().unwrap(), peeled: None };
+            let main = AdvertisedRef {
+                name: "refs/heads/main".into(),
+                id: "2".repeat(40).parse().unwrap(),
+                peeled: None,
+            };
             Ok(Advertisement { refs: vec![main], head: None, object_format: ObjectFormat::Sha1 })
         })
     }
