@@ -1,9 +1,11 @@
 //! The Stoker API types, controller, pod injection, receiver and agent for Kubernetes.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod agent;
 pub mod annotations;
 pub mod api;
+pub mod certs;
 pub mod compile;
 pub mod conditions;
 pub mod controller;

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::api_server::{ApiServer, SHARED_API_SERVER};
+use crate::gitea::{self, Gitea};
+use crate::gitserver::Ssh;
 use crate::node::{self, Node, SHARED_NODE};
 use crate::tools::{self, Missing, Tool};
 
@@ -54,6 +56,35 @@ pub async fn node() -> Option<&'static Node> {
 /// It should start here and does not.
 pub async fn own_node() -> Option<Node> {
     available("a node", node::lacking(), Node::start()).await
+}
+
+/// A Gitea for this test alone, on loopback, or `None` where it cannot run.
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn gitea() -> Option<Gitea> {
+    available("Gitea", gitea::lacking(), Gitea::start()).await
+}
+
+/// A Gitea in the network of a node, or `None` where it cannot run.
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn gitea_in(node: &Node) -> Option<Gitea> {
+    available("Gitea", gitea::lacking(), Gitea::start_in(node)).await
+}
+
+/// A git server over ssh for this test alone, or `None` without OpenSSH's server.
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn ssh() -> Option<Ssh> {
+    program("sshd")?;
+    program("ssh-keygen")?;
+    available("sshd", None, Ssh::start()).await
 }
 
 /// A built tool such as Helm.

@@ -17,6 +17,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Bring a gateway to what a ref means now, without Kubernetes
+    #[command(after_help = "Example: stoker sync --config gateway.yaml --watch")]
+    Sync(Sync),
     /// Check Stoker, SyncProfile and AgentConfig files, offline
     #[command(after_help = "Example: stoker validate stoker.yaml profiles/*.yaml")]
     Validate(Validate),
@@ -40,6 +43,24 @@ pub(crate) enum Command {
 }
 
 use crate::fake_gateway as fake;
+
+#[derive(Debug, Args)]
+pub(crate) struct Sync {
+    /// The agent configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Once, and end with an exit code that says how it went (the default)
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) once: bool,
+    /// For ever, until SIGTERM
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Say what would change; write nothing outside cacheDir
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Validate {

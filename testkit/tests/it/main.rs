@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but does not see what tests call")]
 
 mod api_server;
+mod gitea;
+mod gitserver;
 mod leash;
 mod node;
 
