@@ -10,4 +10,5 @@ pub mod conditions;
 pub mod inject;
 pub mod names;
 pub mod protocol;
+pub mod receiver;
 pub mod roster;
