@@ -25,7 +25,7 @@ use crate::gateway_sync::{Confirmation, Failure, GatewaySync, Job, Outcome, Sync
 use crate::inject::podinfo;
 
 mod backoff;
-pub mod git;
+pub mod connect;
 pub mod health;
 pub mod report;
 pub mod start;

@@ -88,8 +88,17 @@ pub struct Decision {
     pub warnings: Vec<String>,
     /// What changes; empty unless `outcome` is [`Outcome::Injected`].
     pub patch: Patch,
-    /// Name of the `Stoker`, once it is known.
-    pub stoker: Option<String>,
+    /// The `Stoker`, once it is known.
+    pub stoker: Option<Chosen>,
+}
+
+/// The `Stoker` that a pod belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
 }
 
 /// Longest warning, in characters: the API server cuts longer ones.
@@ -226,7 +235,7 @@ pub fn decide(pod: &Pod, namespace: &str, stokers: Stokers<'_>, settings: &Setti
         message: message.to_owned(),
         warnings,
         patch: Patch::default(),
-        stoker: wishes.cr_name.clone(),
+        stoker: None,
     };
     if !wishes.inject {
         return unchanged(Reason::NotRequested, "the pod does not ask for the sidecar", vec![]);
@@ -243,7 +252,7 @@ pub fn decide(pod: &Pod, namespace: &str, stokers: Stokers<'_>, settings: &Setti
     let mut stoker = None;
     let planned = supported(annotations, spec).and_then(|()| {
         let chosen = choose::stoker(wishes.cr_name.as_deref(), namespace, stokers)?;
-        stoker = Some(chosen.name.clone());
+        stoker = Some(Chosen { name: chosen.name.clone(), uid: chosen.uid.clone() });
         let data = data::find(spec, wishes.data_path.as_deref())?;
         Ok((chosen, data))
     });

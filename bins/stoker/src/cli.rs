@@ -17,6 +17,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// See a push go live, a bad commit refused and a rollback, in a minute
+    #[command(after_help = "Example: stoker demo --gateways 3")]
+    Demo(Demo),
+    /// Bring a gateway to what a ref means now, without Kubernetes
+    #[command(after_help = "Example: stoker sync --config gateway.yaml --watch")]
+    Sync(Sync),
     /// Check Stoker, SyncProfile and AgentConfig files, offline
     #[command(after_help = "Example: stoker validate stoker.yaml profiles/*.yaml")]
     Validate(Validate),
@@ -40,6 +46,34 @@ pub(crate) enum Command {
 }
 
 use crate::fake_gateway as fake;
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Keep the folder with the repository and the data directories
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How many gateways
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=50))]
+    pub(crate) gateways: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sync {
+    /// The agent configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Once, and end with an exit code that says how it went (the default)
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) once: bool,
+    /// For ever, until SIGTERM
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Say what would change; write nothing outside cacheDir
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Validate {

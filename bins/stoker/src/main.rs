@@ -4,9 +4,11 @@
 //! not confirmed by the gateway.
 
 mod cli;
+mod demo;
 mod fake_gateway;
 mod history;
 mod output;
+mod sync;
 mod validate;
 
 use std::process::ExitCode;
@@ -17,11 +19,13 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     // Fetches run in a child process of this very binary.
-    // child
+    stoker_git::child::run_if_child();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     output::log_to_stderr(cli.verbose);
     let result = match cli.command {
+        Command::Demo(args) => output::runtime().and_then(|rt| rt.block_on(demo::run(args))),
+        Command::Sync(args) => output::runtime().and_then(|rt| rt.block_on(sync::run(args))),
         Command::Validate(args) => validate::run(&args),
         Command::History(args) => history::list(&args),
         Command::Rollback(args) => history::rollback(&args),

@@ -120,6 +120,9 @@ pub struct Touched {
     pub resources: BTreeMap<ResourceType, BTreeSet<String>>,
     /// Folders of resources with a changed file, relative to the data directory.
     pub folders: BTreeSet<String>,
+    /// Whether the last change of a project's `project.json` left one there.
+    #[serde(default)]
+    project_file: BTreeMap<String, bool>,
 }
 
 impl Touched {
@@ -147,11 +150,19 @@ impl Touched {
         self.need
     }
 
-    /// Adds what another set touches.
+    /// The touched projects that must be there afterwards: all but those whose `project.json` was deleted.
+    #[must_use]
+    pub fn expected_projects(&self) -> BTreeSet<String> {
+        let there = |p: &&String| self.project_file.get(*p).copied().unwrap_or(true);
+        self.projects.iter().filter(there).cloned().collect()
+    }
+
+    /// Adds what a later set touches.
     pub fn merge(&mut self, other: Self) {
         self.need = self.need.or(other.need);
         self.projects.extend(other.projects);
         self.folders.extend(other.folders);
+        self.project_file.extend(other.project_file);
         for (resource_type, names) in other.resources {
             self.resources.entry(resource_type).or_default().extend(names);
         }
@@ -164,6 +175,9 @@ impl Touched {
                 self.need.projects = true;
                 if let [project, _, ..] = inside {
                     self.projects.insert((*project).to_owned());
+                }
+                if let [project, "project.json"] = inside {
+                    self.project_file.insert((*project).to_owned(), written);
                 }
             }
             ["config", inside @ ..] => {
@@ -244,6 +258,17 @@ mod tests {
             ]
         );
         assert!(touched.folders.contains("config/resources/core/ignition/tag-definition/default/a"));
+    }
+
+    #[test]
+    fn a_deleted_project_is_touched_but_not_expected_until_it_comes_back() {
+        let path = RelPathBuf::parse("projects/old/project.json").unwrap();
+        let mut touched = written(&["projects/line/x/view.json"]);
+        touched.deleted(path.as_path());
+        assert_eq!(touched.projects.len(), 2);
+        assert_eq!(touched.expected_projects().into_iter().collect::<Vec<_>>(), ["line"]);
+        touched.merge(written(&["projects/old/project.json"]));
+        assert_eq!(touched.expected_projects().len(), 2);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 mod bed;
 mod client;
+mod confirm;
 mod fake;
+mod lock;
+mod serve;
 mod tls;
 
 /// A module that is not named above would never run.

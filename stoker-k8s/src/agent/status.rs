@@ -78,7 +78,7 @@ impl Story {
         let status = &mut self.saying.status;
         status.target_commit = Some(run.commit.clone());
         status.trigger = Some(trigger.to_owned());
-        status.profile_generation = Some(run.profile.generation);
+        status.profile_revision = Some(run.profile.revision.clone());
         status.dry_run = run.profile.dry_run;
         if moved || wrote || status.phase_millis.is_empty() {
             status.files_changed = Some(changed);

@@ -335,7 +335,7 @@ fn the_one_stoker_is_found_by_itself_and_written_back() {
     let mut named = official_pod();
     named["metadata"]["annotations"]["stoker.io/cr-name"] = json!("b");
     let decision = decide_value(&named, &[stoker("a"), stoker("b")], &settings());
-    assert_eq!(decision.stoker.as_deref(), Some("b"));
+    assert_eq!(decision.stoker.as_ref().unwrap().name, "b");
     assert!(!serde_json::to_string(&decision.patch).unwrap().contains("cr-name"), "it is there already");
 }
 

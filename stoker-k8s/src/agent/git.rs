@@ -1,1 +1,0 @@
-//! Commits from the repository that the metadata names.
