@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::api_server::{ApiServer, SHARED_API_SERVER};
 use crate::gitea::{self, Gitea};
-use crate::gitserver::Ssh;
+use crate::gitserver::{self, Ssh};
 use crate::node::{self, Node, SHARED_NODE};
 use crate::tools::{self, Missing, Tool};
 
@@ -101,15 +101,13 @@ pub async fn gitea_in(node: &Node) -> Option<Gitea> {
     available("Gitea", gitea::lacking(), Gitea::start_in(node)).await
 }
 
-/// A git server over ssh for this test alone, or `None` without OpenSSH's server.
+/// A git server over ssh for this test alone, or `None` where OpenSSH's server cannot serve.
 ///
 /// # Panics
 ///
 /// It should start here and does not.
 pub async fn ssh() -> Option<Ssh> {
-    program("sshd")?;
-    program("ssh-keygen")?;
-    available("sshd", None, Ssh::start()).await
+    available("sshd", gitserver::lacking_for_ssh(), Ssh::start()).await
 }
 
 /// A built tool such as Helm.
