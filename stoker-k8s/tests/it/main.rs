@@ -1,5 +1,8 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
 
+// Helpers of tests are not tests to the lint.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod api_server;
 mod bed;
 mod cluster;
