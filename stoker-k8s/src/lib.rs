@@ -13,4 +13,5 @@ pub mod gateway_sync;
 pub mod inject;
 pub mod names;
 pub mod protocol;
+pub mod receiver;
 pub mod roster;

@@ -141,11 +141,22 @@ impl StokerView {
     /// The ref that the gateways are told to run: the one requested last, unless a newer edit of the spec ended that.
     #[must_use]
     pub fn effective_ref(&self) -> &str {
-        let spec_ref = &self.spec.git.r#ref;
-        match (&self.requested_ref, &self.seen_request) {
-            (None, _) => spec_ref,
-            (Some(requested), Some(seen)) if seen.r#ref == *requested && seen.superseded => spec_ref,
-            (Some(requested), _) => requested,
+        match &self.requested_ref {
+            Some(requested) if self.follows_request() => requested,
+            _ => &self.spec.git.r#ref,
+        }
+    }
+
+    /// Whether a requested ref is in force, as far as the controller has said.
+    #[must_use]
+    pub fn follows_request(&self) -> bool {
+        let Some(requested) = &self.requested_ref else { return false };
+        match &self.seen_request {
+            Some(seen) if seen.r#ref == *requested => {
+                !seen.superseded && seen.spec_ref == self.spec.git.r#ref
+            }
+            // The controller has not seen it yet.
+            _ => true,
         }
     }
 }
