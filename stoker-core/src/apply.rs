@@ -153,6 +153,22 @@ pub struct Changes<'a> {
 }
 
 impl Changes<'_> {
+    /// The files that will be written, or whose mode changes.
+    pub fn written(&self) -> impl Iterator<Item = RelPath<'_>> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Put { path, .. } | Step::SetMode { path, .. } => Some(path.as_path()),
+            _ => None,
+        })
+    }
+
+    /// The files that will be deleted.
+    pub fn deleted(&self) -> impl Iterator<Item = RelPath<'_>> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Delete { path, .. } => Some(path.as_path()),
+            _ => None,
+        })
+    }
+
     /// The files that will be written or deleted.
     pub fn paths(&self) -> impl Iterator<Item = RelPath<'_>> {
         self.steps.iter().filter_map(|step| match step {

@@ -36,6 +36,11 @@ pub struct Head {
 }
 
 impl Advertisement {
+    /// That of an empty repository.
+    pub(crate) fn none() -> Self {
+        Self { refs: Vec::new(), head: None, object_format: ObjectFormat::Sha1 }
+    }
+
     /// The reference with this full name.
     #[must_use]
     pub fn get(&self, full_name: &str) -> Option<&AdvertisedRef> {

@@ -203,7 +203,7 @@ impl RemoteUrl {
             return Err(malformed());
         }
         // `user:password@host:path`, where the first colon is not the host's.
-        let first = path.split('/').next().unwrap_or_default();
+        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         if first.split_once('@').is_some_and(|(password, host)| !password.is_empty() && host.contains(':')) {
             return Err(UrlError::Password { url: redact(text) });
         }
@@ -216,7 +216,7 @@ impl RemoteUrl {
         if path.is_empty() {
             return Err(UrlError::NoPath { url: redact(text) });
         }
-        if path.starts_with('-') {
+        if path.trim_start_matches('/').starts_with('-') {
             return Err(UrlError::Dash { part: "path", value: path.to_owned() });
         }
         // `host:22/path` and `C:\path` are written by people who mean something else.
@@ -419,9 +419,9 @@ fn clean_path(protocol: Protocol, path: &str) -> Option<String> {
     }
     if matches!(protocol, Protocol::Https | Protocol::Http) {
         // Dot segments and odd characters as every HTTP client writes them.
-        let base = url::Url::parse("http://host/").ok()?;
-        let joined = base.join(&path.replace("//", "/")).ok()?;
-        let path = joined.path().trim_end_matches('/');
+        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let parsed = url::Url::parse(&format!("http://host/{}", segments.join("/"))).ok()?;
+        let path = parsed.path().trim_end_matches('/');
         return (!path.is_empty()).then(|| path.to_owned());
     }
     // ssh and git send the path as it is; `/~user/x` is the form for home directories.

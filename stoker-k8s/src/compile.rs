@@ -33,9 +33,13 @@ pub const DEFAULT_SYNC_PERIOD: u32 = 30;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompiledProfile {
-    /// Generation of the `SyncProfile` (or of the `Stoker`, for the base).
-    #[serde(default)]
+    /// Generation of the `SyncProfile`, 0 where there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: i64,
+    /// Digest of the rest, by whoever put this into the metadata ConfigMap. An agent repeats it in its report, so that
+    /// an edit that changes no commit is followed, too.
+    #[serde(default)]
+    pub revision: String,
     /// Layers, in order: a later one wins.
     pub mappings: Vec<CompiledMapping>,
     /// Patterns of files that are neither written nor deleted, in order: the last match decides.
@@ -131,6 +135,7 @@ impl Default for CompiledProfile {
         let limits = Limits::default();
         Self {
             generation: 0,
+            revision: String::new(),
             mappings: Vec::new(),
             exclude_patterns: Vec::new(),
             vars: BTreeMap::new(),
@@ -252,6 +257,31 @@ pub fn profile(
     checks.finish().map(|()| compiled)
 }
 
+/// Judges a profile on its own: a variable that it does not define may come from a `Stoker`.
+///
+/// # Errors
+/// All that is wrong with it in any case.
+pub fn profile_alone(name: &str, spec: &SyncProfileSpec) -> Result<(), Problems> {
+    let mut alone = CompiledProfile::default();
+    for mapping in &spec.mappings {
+        alone.push(name, mapping.clone());
+    }
+    if let Some(mode) = &spec.deployment_mode {
+        alone.push_mode(mode);
+    }
+    let mut checks = check::Checks::new(&alone);
+    for (index, mapping) in alone.mappings.iter().enumerate() {
+        let place = if index < spec.mappings.len() {
+            format!("mappings[{index}]")
+        } else {
+            "deploymentMode".to_owned()
+        };
+        checks.mapping(&place, mapping, check::Vars::NoStoker);
+    }
+    checks.patterns("excludePatterns", &spec.exclude_patterns);
+    checks.finish()
+}
+
 /// What the gateway of a configuration file gets.
 ///
 /// # Errors
@@ -279,6 +309,10 @@ pub fn config(config: &AgentConfig) -> Result<CompiledProfile, Problems> {
 /// What every gateway keeps to itself by default, then what was written: a later pattern may take something back.
 fn excludes(written: &[String]) -> Vec<String> {
     DEFAULT_EXCLUDES.iter().map(|e| e.pattern.to_owned()).chain(written.iter().cloned()).collect()
+}
+
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub const AGENTS_READY: &str = "AgentsReady";
 pub const REF_SKEW: &str = "RefSkew";
 /// The ssh host was recognised.
 pub const SSH_HOST_KEY: &str = "SSHHostKeyVerification";
+/// Deliveries can be checked.
+pub const WEBHOOK_READY: &str = "WebhookReady";
 /// Nothing is written for the time being.
 pub const PAUSED: &str = "Paused";
 /// All is well: ref resolved, profiles valid, every gateway confirmed.

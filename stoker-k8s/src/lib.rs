@@ -2,11 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod agent;
 pub mod annotations;
 pub mod api;
 pub mod certs;
 pub mod compile;
 pub mod conditions;
+pub mod controller;
+pub mod gateway_sync;
 pub mod inject;
 pub mod names;
 pub mod protocol;

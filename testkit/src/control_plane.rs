@@ -180,8 +180,13 @@ impl Credentials {
         let mut names = vec![blueprint.address.to_string()];
         names.extend(blueprint.names.iter().cloned());
         names.extend(
-            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-                .map(str::to_owned),
+            [
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+                "kubernetes.default.svc.cluster.local",
+            ]
+            .map(str::to_owned),
         );
         authority.server(&names)?.write(&pki, "server")?;
         let accounts = KeyPair::generate()?;
@@ -238,7 +243,10 @@ fn spawn_api_server(leash: &Leash, blueprint: &Blueprint) -> Result<Process> {
     let mut command = blueprint.place.command(tools::obtain(Tool::KubeApiserver)?);
     command
         .arg(format!("--etcd-servers=http://127.0.0.1:{}", blueprint.etcd_ports[0]))
-        .arg(format!("--bind-address={}", if blueprint.advertised { "0.0.0.0".into() } else { blueprint.address.to_string() }))
+        .arg(format!(
+            "--bind-address={}",
+            if blueprint.advertised { "0.0.0.0".into() } else { blueprint.address.to_string() }
+        ))
         .arg(format!("--advertise-address={}", blueprint.address))
         .arg(format!("--secure-port={}", blueprint.port))
         .arg(format!("--service-cluster-ip-range={}", blueprint.service_cidr))
@@ -267,13 +275,15 @@ fn spawn_controller_manager(leash: &Leash, blueprint: &Blueprint) -> Result<Proc
     let folder = leash.folder();
     let pki = folder.join("pki");
     let mut command = blueprint.place.command(tools::obtain(Tool::KubeControllerManager)?);
-    command.args(["--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=true"]).args([
-        "--kube-api-qps=500",
-        "--kube-api-burst=1000",
-        "--concurrent-serviceaccount-token-syncs=20",
-        // A failed node or pod should not take the tests minutes to see.
-        "--node-monitor-grace-period=20s",
-    ]);
+    command.args(["--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=true"]).args(
+        [
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
+            "--concurrent-serviceaccount-token-syncs=20",
+            // A failed node or pod should not take the tests minutes to see.
+            "--node-monitor-grace-period=20s",
+        ],
+    );
     path_flags(
         &mut command,
         &[

@@ -168,11 +168,11 @@ impl Process {
         }
     }
 
-    /// The last lines that it printed.
+    /// The last lines that it printed, long ones cut.
     pub fn last_lines(&self, count: usize) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<String> = text.lines().map(|line| line.chars().take(400).collect()).collect();
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
@@ -183,6 +183,10 @@ impl Process {
     /// The operating system refuses.
     pub fn kill(&mut self) -> io::Result<()> {
         if self.child.try_wait()?.is_none() {
+            // What entered other namespaces is the child of an nsenter that waits for it.
+            for pid in children(self.child.id()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
             self.child.kill()?;
             self.child.wait()?;
         }
@@ -194,4 +198,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.kill();
     }
+}
+
+fn children(parent: u32) -> Vec<rustix::process::Pid> {
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)).collect()
 }

@@ -18,16 +18,24 @@
 pub mod access;
 pub mod api_server;
 mod control_plane;
+pub mod gitea;
+pub mod gitserver;
+pub mod ignition;
+pub mod images;
 pub mod leash;
 pub mod namespace;
+pub mod node;
 pub mod pki;
 pub mod place;
+pub mod repo;
 pub mod require;
 pub mod tools;
 pub mod wait;
 
 pub use api_server::ApiServer;
 pub use namespace::Namespace;
+pub use node::Node;
+pub use repo::Repo;
 
 use tools::Tool;
 

@@ -28,7 +28,8 @@ impl Namespace {
         let mut object = Object::default();
         object.metadata.generate_name = Some(format!("{}-", label_of_this_test()));
         object.metadata.labels = Some(labels);
-        let created = namespaces.create(&PostParams::default(), &object).await.context("making a namespace")?;
+        let created =
+            namespaces.create(&PostParams::default(), &object).await.context("making a namespace")?;
         let name = created.metadata.name.context("the API server names what it creates")?;
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &name);
         wait::until(&format!("service account {name}/default"), Duration::from_secs(30), || async {

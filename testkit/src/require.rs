@@ -12,6 +12,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::api_server::{ApiServer, SHARED_API_SERVER};
+use crate::gitea::{self, Gitea};
+use crate::gitserver::Ssh;
+use crate::node::{self, Node, SHARED_NODE};
 use crate::tools::{self, Missing, Tool};
 
 /// Names the file that tests left out are recorded in, one `test<TAB>reason` a line.
@@ -34,6 +37,54 @@ pub async fn api_server() -> Option<&'static ApiServer> {
 /// It should start here and does not.
 pub async fn own_api_server() -> Option<ApiServer> {
     available("an API server", lacking_for_level_1(), ApiServer::start()).await
+}
+
+/// The shared node, or `None` where there is none and none can run (not root, not Linux).
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn node() -> Option<&'static Node> {
+    let lacking = if shared(SHARED_NODE) { None } else { node::lacking() };
+    available("the node", lacking, Node::shared()).await
+}
+
+/// A node for this test alone, or `None` as for [`node`].
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn own_node() -> Option<Node> {
+    available("a node", node::lacking(), Node::start()).await
+}
+
+/// A Gitea for this test alone, on loopback, or `None` where it cannot run.
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn gitea() -> Option<Gitea> {
+    available("Gitea", gitea::lacking(), Gitea::start()).await
+}
+
+/// A Gitea in the network of a node, or `None` where it cannot run.
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn gitea_in(node: &Node) -> Option<Gitea> {
+    available("Gitea", gitea::lacking(), Gitea::start_in(node)).await
+}
+
+/// A git server over ssh for this test alone, or `None` without OpenSSH's server.
+///
+/// # Panics
+///
+/// It should start here and does not.
+pub async fn ssh() -> Option<Ssh> {
+    program("sshd")?;
+    program("ssh-keygen")?;
+    available("sshd", None, Ssh::start()).await
 }
 
 /// A built tool such as Helm.
@@ -81,7 +132,7 @@ pub(crate) fn lacking_for_level_1() -> Option<Missing> {
 }
 
 pub(crate) fn shared(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|path| !path.is_empty())
+    std::env::var_os(variable).is_some_and(|path| !path.is_empty() && path != node::NO_NODE)
 }
 
 #[allow(clippy::panic, reason = "a part that should start and does not fails the test that asked for it")]

@@ -136,6 +136,15 @@ pub fn cache_dir() -> Result<PathBuf> {
         .context("no folder for built tools: set STOKER_TOOLS to one")
 }
 
+/// The pinned version of a tool, such as `v1.36.3`.
+///
+/// # Errors
+///
+/// Its `go.mod` cannot be read.
+pub fn version(tool: Tool) -> Result<String> {
+    tool.module().version()
+}
+
 /// Everything that a build of this tool's module leaves beside its binaries, such as Gitea's templates.
 ///
 /// # Errors

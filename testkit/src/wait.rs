@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::leash::Process;
+
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// Asks again and again until there is an answer; `what` completes the sentence "waited 10 s for …".
@@ -55,4 +57,27 @@ where
         async move { Ok(answer.await?.then_some(())) }
     })
     .await
+}
+
+/// Waits until a server accepts connections at `address`, or has ended.
+///
+/// # Errors
+///
+/// It ended, or does not accept within `limit`.
+pub async fn until_accepting(
+    process: &mut Process,
+    address: std::net::SocketAddr,
+    limit: Duration,
+) -> Result<()> {
+    until(&format!("{address} to accept"), limit, || {
+        let alive = process.check();
+        async move {
+            if let Err(dead) = alive {
+                return Ok(Some(Err(dead)));
+            }
+            tokio::net::TcpStream::connect(address).await?;
+            Ok(Some(Ok(())))
+        }
+    })
+    .await?
 }

@@ -54,6 +54,7 @@ fn what_is_refused_says_what_to_write() {
         ("--upload-pack=id", "starts with \"-\""),
         ("ssh://-oProxyCommand=id/a", "starts with \"-\""),
         ("-oProxyCommand=id@h:a", "starts with \"-\""),
+        ("h:/-x", "starts with \"-\""),
         ("git@h:-x", "starts with \"-\""),
         ("ssh://git@h/-x", "starts with \"-\""),
         ("https://h", "names no repository"),

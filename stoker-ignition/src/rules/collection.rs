@@ -22,7 +22,8 @@ struct ConfigMode<'a> {
 
 /// The smallest `config-mode.json` that makes `collection` valid, in the byte form that gateways write.
 ///
-/// The parent follows the chain system ← external ← core ← mode. Source: fact sheet, section 2.2.
+/// The parent follows the chain system ← external ← core ← mode; `local` stands at the end of it and passes nothing
+/// on. Source: fact sheet, section 2.2.
 ///
 /// ```
 /// use stoker_ignition::rules::config_mode_json;
@@ -36,7 +37,8 @@ pub fn config_mode_json(collection: &str) -> String {
         "core" => "external",
         _ => "core",
     };
-    let mode = ConfigMode { title: collection, description: "", enabled: true, inheritable: true, parent };
+    let inheritable = collection != "local";
+    let mode = ConfigMode { title: collection, description: "", enabled: true, inheritable, parent };
     // Five plain members cannot fail to serialise.
     serde_json::to_string_pretty(&mode).unwrap_or_default()
 }

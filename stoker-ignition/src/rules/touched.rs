@@ -39,7 +39,7 @@ impl fmt::Display for ScanKind {
 }
 
 /// Which halves have to be scanned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ScanNeed {
     /// Something below `config/` changed.
     pub config: bool,
@@ -78,13 +78,29 @@ impl ScanNeed {
     }
 }
 
-/// A type of configuration resource, such as `ignition/tag-provider`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A type of configuration resource, such as `ignition/tag-provider`. Serialises as that text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ResourceType {
     /// The module, for example `ignition`.
     pub module: String,
     /// The type within the module, for example `tag-provider`.
     pub name: String,
+}
+
+impl From<ResourceType> for String {
+    fn from(of: ResourceType) -> Self {
+        of.to_string()
+    }
+}
+
+impl TryFrom<String> for ResourceType {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let (module, name) = text.split_once('/').ok_or("a resource type is written module/type")?;
+        Ok(Self { module: module.to_owned(), name: name.to_owned() })
+    }
 }
 
 impl fmt::Display for ResourceType {
@@ -94,7 +110,7 @@ impl fmt::Display for ResourceType {
 }
 
 /// Everything that a set of changed paths touches.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Touched {
     need: ScanNeed,
     /// Projects with a changed file.
@@ -104,6 +120,9 @@ pub struct Touched {
     pub resources: BTreeMap<ResourceType, BTreeSet<String>>,
     /// Folders of resources with a changed file, relative to the data directory.
     pub folders: BTreeSet<String>,
+    /// Whether the last change of a project's `project.json` left one there.
+    #[serde(default)]
+    project_file: BTreeMap<String, bool>,
 }
 
 impl Touched {
@@ -131,11 +150,19 @@ impl Touched {
         self.need
     }
 
-    /// Adds what another set touches.
+    /// The touched projects that must be there afterwards: all but those whose `project.json` was deleted.
+    #[must_use]
+    pub fn expected_projects(&self) -> BTreeSet<String> {
+        let there = |p: &&String| self.project_file.get(*p).copied().unwrap_or(true);
+        self.projects.iter().filter(there).cloned().collect()
+    }
+
+    /// Adds what a later set touches.
     pub fn merge(&mut self, other: Self) {
         self.need = self.need.or(other.need);
         self.projects.extend(other.projects);
         self.folders.extend(other.folders);
+        self.project_file.extend(other.project_file);
         for (resource_type, names) in other.resources {
             self.resources.entry(resource_type).or_default().extend(names);
         }
@@ -148,6 +175,9 @@ impl Touched {
                 self.need.projects = true;
                 if let [project, _, ..] = inside {
                     self.projects.insert((*project).to_owned());
+                }
+                if let [project, "project.json"] = inside {
+                    self.project_file.insert((*project).to_owned(), written);
                 }
             }
             ["config", inside @ ..] => {
@@ -228,6 +258,17 @@ mod tests {
             ]
         );
         assert!(touched.folders.contains("config/resources/core/ignition/tag-definition/default/a"));
+    }
+
+    #[test]
+    fn a_deleted_project_is_touched_but_not_expected_until_it_comes_back() {
+        let path = RelPathBuf::parse("projects/old/project.json").unwrap();
+        let mut touched = written(&["projects/line/x/view.json"]);
+        touched.deleted(path.as_path());
+        assert_eq!(touched.projects.len(), 2);
+        assert_eq!(touched.expected_projects().into_iter().collect::<Vec<_>>(), ["line"]);
+        touched.merge(written(&["projects/old/project.json"]));
+        assert_eq!(touched.expected_projects().len(), 2);
     }
 
     #[test]

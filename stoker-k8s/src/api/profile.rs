@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::ByteSize;
-use super::schema::{atomic, cel, keyed_by, patch_values, strings, vars};
+use super::schema::{atomic, cel, keyed_by, null_is_absent, nullable, patch_values, strings, vars};
 
 /// What goes where, for one gateway role.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -51,11 +51,11 @@ pub struct SyncProfileSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment_mode: Option<DeploymentMode>,
     /// Patterns of files that are neither written nor deleted, in addition to those of the Stoker.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(transform = strings(128, 512), transform = pattern_rule())]
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = nullable, transform = strings(128, 512), transform = pattern_rule())]
     pub exclude_patterns: Vec<String>,
     /// Template variables; they win over the Stoker's.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "vars")]
     pub vars: BTreeMap<String, String>,
     /// How often the gateway is checked for drift, in seconds (default 30).
@@ -129,8 +129,8 @@ pub struct Mapping {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub template: bool,
     /// Values to set in JSON files on their way.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(transform = atomic(32))]
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = nullable, transform = atomic(32))]
     pub patches: Vec<Patch>,
 }
 

@@ -2,6 +2,7 @@
 
 use schemars::transform::Transform;
 use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 /// Adds the CEL rule `rule`; `message` is what `kubectl` prints when it does not hold.
@@ -39,10 +40,26 @@ pub(crate) fn keyed_by(key: &'static str, items: u32) -> impl Transform {
     }
 }
 
+/// Takes `null` for absent: server-side apply leaves it behind where the last entry was removed, and templating tools
+/// where a value is empty.
+pub(crate) fn null_is_absent<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Deserialize<'de> + Default,
+    D: Deserializer<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Allows `null`; the field is read by [`null_is_absent`].
+pub(crate) fn nullable(schema: &mut Schema) {
+    schema.insert("nullable".into(), true.into());
+}
+
 /// Template variables: at most 128, names fit for `{{.Vars.name}}` or `{{index .Vars "name"}}`.
 pub(crate) fn vars(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "nullable": true,
         "maxProperties": 128,
         "additionalProperties": { "type": "string", "maxLength": 4096 },
         "x-kubernetes-validations": [{
@@ -67,6 +84,7 @@ pub(crate) fn patch_values(_: &mut SchemaGenerator) -> Schema {
 pub(crate) fn quantities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "nullable": true,
         "maxProperties": 8,
         "additionalProperties": { "x-kubernetes-int-or-string": true },
         "x-kubernetes-validations": [{

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::git::{GitSpec, SecretKeyRef};
 use super::profile::{DesignerSessionPolicy, Mapping, pattern_rule};
 use super::scalar::{ByteSize, Period};
-use super::schema::{atomic, cel, quantities, strings, vars};
+use super::schema::{atomic, cel, null_is_absent, nullable, quantities, strings, vars};
 use super::status::StokerStatus;
 
 /// Where the configuration of one namespace's gateways comes from.
@@ -56,7 +56,7 @@ pub struct StokerSpec {
     #[serde(default)]
     pub webhook: WebhookSpec,
     /// Template variables for all gateways.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "vars")]
     pub vars: BTreeMap<String, String>,
     /// Number of the site: `{{.SiteNumber}}` in templates.
@@ -149,8 +149,8 @@ pub struct WebhookSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
     /// Patterns of refs that a delivery may request. Empty: deliveries trigger a look-up and choose nothing.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(transform = strings(64, 255))]
+    #[serde(deserialize_with = "null_is_absent", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = nullable, transform = strings(64, 255))]
     pub allowed_refs: Vec<String>,
 }
 
@@ -254,11 +254,11 @@ pub enum PullPolicy {
 #[serde(rename_all = "camelCase", default)]
 pub struct AgentResources {
     /// What it is promised.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "null_is_absent", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
     /// What it may use at most.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "null_is_absent", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub limits: BTreeMap<String, Quantity>,
 }

@@ -22,6 +22,8 @@ pub(super) enum Vars {
     Known,
     /// A profile may still add some.
     MayComeLater,
+    /// A `Stoker` may add some, and a site number.
+    NoStoker,
 }
 
 /// Collects problems.
@@ -133,8 +135,8 @@ impl<'a> Checks<'a> {
         };
         for variable in template.variables() {
             let known = match (variable.name.as_str(), &variable.key) {
-                ("SiteNumber", None) => self.site_number,
-                ("Vars", Some(key)) => vars == Vars::MayComeLater || self.vars.contains(key.as_str()),
+                ("SiteNumber", None) => self.site_number || vars == Vars::NoStoker,
+                ("Vars", Some(key)) => vars != Vars::Known || self.vars.contains(key.as_str()),
                 ("Labels", Some(_)) => true,
                 (name, None) => TEXT_VARIABLES.contains(&name),
                 _ => false,

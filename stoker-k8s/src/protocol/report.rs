@@ -71,9 +71,10 @@ pub struct AgentStatus {
     /// Version of the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
-    /// Generation of the profile in force.
+    /// [`revision`](crate::compile::CompiledProfile::revision) of the profile (or base) that `synced_commit` was
+    /// synced with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub profile_generation: Option<i64>,
+    pub profile_revision: Option<String>,
     /// The last syncs, newest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,

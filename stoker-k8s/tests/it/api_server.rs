@@ -1,7 +1,7 @@
 //! What the real API server says to valid and invalid resources: the place where their author looks.
 
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, Request};
 use kube::discovery::Scope;
 use serde_json::{Value, json};
@@ -294,6 +294,8 @@ fn profiles() -> Vec<Case> {
         (profile(&[("prune", json!("Mirror"))]), "supported values: \"Owned\", \"Never\""),
         (profile(&[("dependsOn", json!([{"profileName": "site"}]))]), "unknown field \"spec.dependsOn\""),
         (profile(&[("designerSessionPolicy", json!("fail"))]), ""),
+        (profile(&[("vars", Value::Null), ("excludePatterns", Value::Null), ("limits", Value::Null)]), ""),
+        (mapping(json!({"patches": null})), ""),
     ]
 }
 
@@ -330,6 +332,29 @@ async fn valid_specs_are_taken_and_invalid_ones_are_answered_with_the_remedy() {
     }
     assert!(count >= 60, "{count}");
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Whatever the API server took can be read back as the type.
+#[tokio::test]
+async fn what_is_stored_can_be_read() {
+    let Some(cluster) = cluster::get().await else { return };
+    let namespace = cluster.server.namespace().await.unwrap();
+    let (stoker_api, profile_api): (Api<Stoker>, Api<SyncProfile>) =
+        (Api::namespaced(cluster.client(), &namespace), Api::namespaced(cluster.client(), &namespace));
+    for (object, _) in stokers().into_iter().filter(|(_, expected)| expected.is_empty()) {
+        let object = serde_json::to_vec(&object).unwrap();
+        stoker_api.delete("case", &DeleteParams::default()).await.ok();
+        let request =
+            Request::new(stoker_api.resource_url()).create(&PostParams::default(), object.clone()).unwrap();
+        cluster.client().request::<Stoker>(request).await.expect(&String::from_utf8(object).unwrap());
+    }
+    for (object, _) in profiles().into_iter().filter(|(_, expected)| expected.is_empty()) {
+        let object = serde_json::to_vec(&object).unwrap();
+        profile_api.delete("case", &DeleteParams::default()).await.ok();
+        let request =
+            Request::new(profile_api.resource_url()).create(&PostParams::default(), object.clone()).unwrap();
+        cluster.client().request::<SyncProfile>(request).await.expect(&String::from_utf8(object).unwrap());
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
 
 mod api_server;
+mod bed;
 mod cluster;
+mod controller;
 mod crds;
 
 /// No test file is forgotten.

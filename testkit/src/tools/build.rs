@@ -59,9 +59,8 @@ fn build_module(tools: &[Tool]) -> Result<Vec<Ready>> {
 
 /// Compiles into a temporary folder and renames, so that a file under its final name is always whole.
 fn compile(module: Module, tools: &[Tool], folder: &Path) -> Result<()> {
-    let go = program("go").with_context(|| {
-        format!("{} must be built and there is no `go` in PATH: install Go", module.name)
-    })?;
+    let go = program("go")
+        .with_context(|| format!("{} must be built and there is no `go` in PATH: install Go", module.name))?;
     let staging = tempfile::Builder::new().prefix(".building-").tempdir_in(folder)?;
     let mut command = Command::new(&go);
     command

@@ -19,7 +19,7 @@ pub enum Tool {
     Containerd,
     ContainerdShim,
     Ctr,
-    CniBridge,
+    CniPtp,
     CniHostLocal,
     CniLoopback,
     Pause,
@@ -98,8 +98,7 @@ const CNI: Module = Module {
     takes: "half a minute",
     data: &[],
 };
-const PAUSE: Module =
-    Module { name: "pause", path: "", tags: "", cgo: false, takes: "a second", data: &[] };
+const PAUSE: Module = Module { name: "pause", path: "", tags: "", cgo: false, takes: "a second", data: &[] };
 const HELM: Module =
     Module { name: "helm", path: "helm.sh/helm/v3", tags: "", cgo: false, takes: "a minute", data: &[] };
 const GITEA: Module = Module {
@@ -126,7 +125,7 @@ impl Tool {
         Tool::Containerd,
         Tool::ContainerdShim,
         Tool::Ctr,
-        Tool::CniBridge,
+        Tool::CniPtp,
         Tool::CniHostLocal,
         Tool::CniLoopback,
         Tool::Pause,
@@ -150,7 +149,7 @@ impl Tool {
             Self::Containerd => "containerd",
             Self::ContainerdShim => "containerd-shim-runc-v2",
             Self::Ctr => "ctr",
-            Self::CniBridge => "bridge",
+            Self::CniPtp => "ptp",
             Self::CniHostLocal => "host-local",
             Self::CniLoopback => "loopback",
             Self::Pause => "pause",
@@ -186,7 +185,7 @@ impl Tool {
             | Self::KubeScheduler
             | Self::KubeProxy => KUBERNETES,
             Self::Containerd | Self::ContainerdShim | Self::Ctr => CONTAINERD,
-            Self::CniBridge | Self::CniHostLocal | Self::CniLoopback => CNI,
+            Self::CniPtp | Self::CniHostLocal | Self::CniLoopback => CNI,
             Self::Pause => PAUSE,
             Self::Helm => HELM,
             Self::Gitea => GITEA,
@@ -200,7 +199,7 @@ impl Tool {
         match self {
             Self::Etcd | Self::Gitea => module.to_owned(),
             Self::Pause => ".".to_owned(),
-            Self::CniBridge | Self::CniLoopback => format!("{module}/plugins/main/{}", self.name()),
+            Self::CniPtp | Self::CniLoopback => format!("{module}/plugins/main/{}", self.name()),
             Self::CniHostLocal => format!("{module}/plugins/ipam/{}", self.name()),
             _ => format!("{module}/cmd/{}", self.name()),
         }
@@ -254,9 +253,12 @@ impl Module {
             let mut numbers = version.trim_start_matches('v').split('.');
             let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
             for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
-                for (name, value) in
-                    [("gitVersion", &*version), ("gitMajor", major), ("gitMinor", minor), ("gitTreeState", "clean")]
-                {
+                for (name, value) in [
+                    ("gitVersion", &*version),
+                    ("gitMajor", major),
+                    ("gitMinor", minor),
+                    ("gitTreeState", "clean"),
+                ] {
                     flags.push_str(&format!(" -X {package}.{name}={value}"));
                 }
             }
@@ -271,7 +273,11 @@ impl Module {
 fn pinned_version(go_mod: &str, module: &str) -> Option<String> {
     go_mod.lines().find_map(|line| {
         let mut words = line.trim().trim_start_matches("require ").split_whitespace();
-        (words.next() == Some(module)).then(|| words.next()).flatten().filter(|word| word.starts_with('v')).map(str::to_owned)
+        (words.next() == Some(module))
+            .then(|| words.next())
+            .flatten()
+            .filter(|word| word.starts_with('v'))
+            .map(str::to_owned)
     })
 }
 
@@ -290,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_module_name_stands_for_all_its_tools() {
-        assert_eq!(Tool::named("cni"), [Tool::CniBridge, Tool::CniHostLocal, Tool::CniLoopback]);
+        assert_eq!(Tool::named("cni"), [Tool::CniPtp, Tool::CniHostLocal, Tool::CniLoopback]);
         assert!(Tool::named("nonsense").is_empty());
     }
 
@@ -298,7 +304,10 @@ mod tests {
     fn a_kubernetes_program_is_linked_with_its_version() {
         let flags = KUBERNETES.linker_flags().unwrap();
         let version = KUBERNETES.version().unwrap();
-        assert!(flags.contains(&format!("-X k8s.io/component-base/version.gitVersion={version} ")), "{flags}");
+        assert!(
+            flags.contains(&format!("-X k8s.io/component-base/version.gitVersion={version} ")),
+            "{flags}"
+        );
         assert!(flags.contains("gitMajor=1 "), "{flags}");
     }
 }

@@ -1,0 +1,207 @@
+//! One bare repository of a cache.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::io_error;
+use super::layout::{open_lock, replace};
+use super::objects::Objects;
+use crate::error::GitError;
+use crate::object_id::{CommitId, ObjectId};
+
+/// One bare repository of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Generation {
+    path: PathBuf,
+    name: String,
+}
+
+/// How many commits a server is told of: the newest one alone already spares nearly everything.
+const MAX_HAVES: usize = 8;
+/// How many commits stay listed; their objects stay anyway until the generation goes.
+const MAX_HELD: usize = 64;
+
+impl Generation {
+    /// The generation with this name; `None` when it is no name of one.
+    pub(crate) fn named(dir: &Path, name: &str) -> Option<Self> {
+        let digits = name.strip_prefix('g')?;
+        if digits.is_empty() || digits.len() > 18 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        Some(Self { path: dir.join(name), name: name.to_owned() })
+    }
+
+    /// Makes an empty bare repository.
+    pub(crate) fn create(dir: &Path, number: u64) -> io::Result<Self> {
+        let name = format!("g{number}");
+        let path = dir.join(&name);
+        for sub in ["objects/pack", "objects/info", "refs/stoker", "refs/heads"] {
+            std::fs::create_dir_all(path.join(sub))?;
+        }
+        std::fs::write(path.join("HEAD"), "ref: refs/heads/none\n")?;
+        std::fs::write(path.join("config"), "[core]\n\trepositoryformatversion = 0\n\tbare = true\n")?;
+        Ok(Self { path, name })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.name.strip_prefix('g')?.parse().ok()
+    }
+
+    pub(crate) fn objects_dir(&self) -> PathBuf {
+        self.path.join("objects")
+    }
+
+    pub(crate) fn pack_dir(&self) -> PathBuf {
+        self.path.join("objects/pack")
+    }
+
+    fn reference(&self, commit: &CommitId) -> PathBuf {
+        self.path.join("refs/stoker").join(commit.to_string())
+    }
+
+    /// Whether the whole tree of this commit is here.
+    pub(crate) fn holds(&self, commit: &CommitId) -> bool {
+        self.reference(commit).exists()
+    }
+
+    /// Notes that the whole tree of `commit` is here, and which commits lack their parents.
+    pub(crate) fn hold(&self, commit: &CommitId, shallow: &[ObjectId]) -> io::Result<()> {
+        let mut all: Vec<String> = std::fs::read_to_string(self.path.join("shallow"))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .chain(shallow.iter().map(ObjectId::to_string))
+            .collect();
+        all.sort();
+        all.dedup();
+        if !all.is_empty() {
+            replace(&self.path.join("shallow"), format!("{}\n", all.join("\n")).as_bytes())?;
+        }
+        replace(&self.reference(commit), format!("{commit}\n").as_bytes())?;
+        for old in self.held().iter().skip(MAX_HELD) {
+            let _ = std::fs::remove_file(self.reference(old));
+        }
+        Ok(())
+    }
+
+    /// The commits whose trees are complete here, newest first.
+    fn held(&self) -> Vec<CommitId> {
+        let Ok(entries) = std::fs::read_dir(self.path.join("refs/stoker")) else { return Vec::new() };
+        let mut held: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let commit = entry.file_name().to_str()?.parse::<CommitId>().ok()?;
+                Some((entry.metadata().ok()?.modified().ok()?, commit))
+            })
+            .collect();
+        held.sort_unstable();
+        held.into_iter().rev().map(|(_, commit)| commit).collect()
+    }
+
+    /// What a server is told that is here.
+    pub(crate) fn haves(&self) -> Vec<CommitId> {
+        let mut held = self.held();
+        held.truncate(MAX_HAVES);
+        held
+    }
+
+    /// Whether another pack would be one too many, or the packs have outgrown what one fetch would bring.
+    pub(crate) fn is_worn(&self, max_packs: usize) -> bool {
+        let sizes = self.pack_sizes();
+        let (total, largest) = (sizes.iter().sum::<u64>(), sizes.iter().max().copied().unwrap_or_default());
+        sizes.len() >= max_packs || (sizes.len() > 1 && total > 2 * largest + (1 << 20))
+    }
+
+    fn pack_sizes(&self) -> Vec<u64> {
+        let Ok(entries) = std::fs::read_dir(self.pack_dir()) else { return Vec::new() };
+        let is_pack = |path: &Path| path.extension().is_some_and(|e| e == "pack");
+        entries
+            .flatten()
+            .filter(|e| is_pack(&e.path()))
+            .filter_map(|e| Some(e.metadata().ok()?.len()))
+            .collect()
+    }
+
+    /// Whether its newest commit can be read: the cheap part of a check, done before each fetch.
+    pub(crate) fn is_sound(&self) -> bool {
+        let Ok(objects) = Objects::open(&self.objects_dir()) else { return false };
+        self.held().first().is_none_or(|newest| objects.root_tree(newest).is_ok())
+    }
+
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect_mark().exists()
+    }
+
+    /// The file whose existence makes the next fetch start anew.
+    pub(crate) fn suspect_mark(&self) -> PathBuf {
+        self.path.join("suspect")
+    }
+
+    /// Keeps the generation from being removed; `None` when it is being removed right now, or gone.
+    pub(crate) fn lease(&self) -> Result<Option<File>, GitError> {
+        let file = match open_lock(&self.path.join("in-use")) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_error(&self.path, &e)),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(io_error(&self.path, &e.into())),
+        }
+    }
+
+    pub(super) fn remove_unless_in_use(&self) {
+        if let Ok(file) = open_lock(&self.path.join("in-use"))
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        {
+            return;
+        }
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+
+    /// Removes it even though this process has just made it.
+    pub(crate) fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+
+    /// Removes what an interrupted fetch left: temporary packs, indexes without a pack, half-written references.
+    pub(super) fn sweep(&self) {
+        let Ok(entries) = std::fs::read_dir(self.pack_dir()) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if !is_finished_pack(&path) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        for dir in [self.path.join("refs/stoker"), self.path.clone()] {
+            let Ok(entries) = std::fs::read_dir(dir) else { continue };
+            for entry in entries.flatten() {
+                if entry.path().extension().is_some_and(|e| e == "new" || e == "lock") {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+}
+
+fn is_finished_pack(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+    let named = stem.strip_prefix("pack-").is_some_and(|id| id.parse::<ObjectId>().is_ok());
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    named
+        && matches!(extension, "pack" | "idx")
+        && path.with_extension("pack").exists()
+        && path.with_extension("idx").exists()
+}

@@ -1,0 +1,155 @@
+//! The work of the child.
+
+use std::path::Path;
+
+use super::message::{Answer, FetchReport, Request, Task};
+use crate::advertisement::Advertisement;
+use crate::cache::generation::Generation;
+use crate::cache::layout::{self, WriteLock};
+use crate::cache::objects::{Objects, PackWriter};
+use crate::credentials::Access;
+use crate::error::GitError;
+use crate::local::LocalRepository;
+use crate::object_id::CommitId;
+use crate::transport::{self, Destination};
+use crate::url::{Protocol, RemoteUrl};
+use crate::wire::fetch::{Fetched, Want};
+use crate::wire::greeting::{self, Greeting};
+use crate::wire::{self, Version};
+
+/// Does what is asked.
+pub(super) fn perform(request: &Request) -> Result<Answer, GitError> {
+    let url = RemoteUrl::parse_allowing_insecure(&request.url)
+        .map_err(|e| GitError::ChildFailed { detail: format!("it was asked for a bad URL: {e}") })?;
+    let access = request.access();
+    let work = Work { request, url: &url, access: &access };
+    match &request.task {
+        Task::Advertise => work.advertise().map(Answer::Advertisement),
+        Task::Fetch { commit, hint, cache } => {
+            work.fetch(commit, hint.as_deref(), cache).map(Answer::Fetched)
+        }
+    }
+}
+
+struct Work<'a> {
+    request: &'a Request,
+    url: &'a RemoteUrl,
+    access: &'a Access,
+}
+
+impl Work<'_> {
+    fn destination(&self) -> Destination<'_> {
+        let (limits, policy) = (&self.request.limits, &self.request.policy);
+        Destination { url: self.url, access: self.access, limits, policy }
+    }
+
+    fn advertise(&self) -> Result<Advertisement, GitError> {
+        if self.url.protocol() == Protocol::File {
+            return LocalRepository::open(self.url)?.advertisement();
+        }
+        let url = self.url.to_string();
+        let mut connection = transport::open(&self.destination(), Version::V0)?;
+        match greeting::read(connection.greeting()?, &url) {
+            Ok(Greeting::V0(advertisement, _)) => {
+                connection.goodbye();
+                Ok(advertisement)
+            }
+            Ok(Greeting::V2(_)) => {
+                let detail = "it speaks version 2 of the protocol without being asked to".to_owned();
+                Err(GitError::Protocol { url, detail })
+            }
+            Err(error @ GitError::Protocol { .. }) => Err(connection.complaint().unwrap_or(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fetch(&self, commit: &CommitId, hint: Option<&str>, dir: &Path) -> Result<FetchReport, GitError> {
+        let lock = layout::lock(dir, self.request.deadline)?;
+        let usable = lock.usable(&self.url.to_string())?;
+        if usable.as_ref().is_some_and(|generation| generation.holds(commit)) {
+            return Ok(FetchReport { already_present: true, ..FetchReport::default() });
+        }
+        if let Some(generation) = usable.filter(|g| !g.is_worn(self.request.limits.max_packs)) {
+            match self.fetch_into(&generation, commit, hint) {
+                Ok(fetched) => return Ok(report(&fetched, false)),
+                // What is there does not fit what came: start anew, which needs nothing of what is there.
+                Err(GitError::CacheCorrupt { .. } | GitError::Protocol { .. }) => {}
+                Err(error) => {
+                    lock.sweep(Some(&generation));
+                    return Err(error);
+                }
+            }
+        }
+        let fetched = self.fetch_anew(&lock, commit, hint)?;
+        Ok(report(&fetched, true))
+    }
+
+    fn fetch_anew(
+        &self,
+        lock: &WriteLock,
+        commit: &CommitId,
+        hint: Option<&str>,
+    ) -> Result<Fetched, GitError> {
+        let generation = lock.create()?;
+        let fetched = self.fetch_into(&generation, commit, hint).and_then(|fetched| {
+            lock.switch(&generation)?;
+            Ok(fetched)
+        });
+        if fetched.is_err() {
+            generation.remove();
+        }
+        fetched
+    }
+
+    fn fetch_into(
+        &self,
+        generation: &Generation,
+        commit: &CommitId,
+        hint: Option<&str>,
+    ) -> Result<Fetched, GitError> {
+        let url = self.url.to_string();
+        let have = generation.haves();
+        let known = have.first().copied();
+        let objects = Objects::open(&generation.objects_dir())?;
+        let base = objects
+            .repository()
+            .odb()
+            .map_err(|e| crate::cache::objects::corrupt(&generation.path().display().to_string(), &e))?;
+        let limit = self.request.limits.max_transfer_bytes;
+        let mut writer = PackWriter::new(generation, &base, &url, *commit, limit)?;
+        let fetched = if self.url.protocol() == Protocol::File {
+            let shallow = LocalRepository::open(self.url)?.copy(commit, &base, &mut writer)?;
+            Fetched { shallow, bytes: writer.written(), whole_history: false }
+        } else {
+            let mut connection = transport::open(&self.destination(), Version::V2)?;
+            let greeting = match greeting::read(connection.greeting()?, &url) {
+                Err(error @ GitError::Protocol { .. }) => {
+                    return Err(connection.complaint().unwrap_or(error));
+                }
+                greeting => greeting?,
+            };
+            let want = Want { commit: *commit, hint: hint.map(str::to_owned), have };
+            wire::fetch::run(&mut *connection, &greeting, &want, &url, &mut writer)?
+        };
+        writer.finish()?;
+        // A server may send something else than what was asked for, and all is well as far as the pack goes.
+        let objects = Objects::open(&generation.objects_dir())?;
+        if !objects.has(commit) {
+            return Err(GitError::CommitNotFound { url, commit: *commit });
+        }
+        objects.verify(commit, known.as_ref())?;
+        generation
+            .hold(commit, &fetched.shallow)
+            .map_err(|e| crate::cache::io_error(generation.path(), &e))?;
+        Ok(fetched)
+    }
+}
+
+fn report(fetched: &Fetched, rebuilt: bool) -> FetchReport {
+    FetchReport {
+        transferred_bytes: fetched.bytes,
+        already_present: false,
+        rebuilt,
+        whole_history: fetched.whole_history,
+    }
+}

@@ -1,0 +1,315 @@
+//! Asking repositories, from the parent's side.
+
+mod exchange;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::advertisement::Advertisement;
+use crate::cache::{Cache, layout};
+use crate::child::ChildCommand;
+use crate::child::message::{Answer, FetchReport, Request, Task};
+use crate::credentials::{Access, CredentialProvider};
+use crate::error::GitError;
+use crate::limits::Limits;
+use crate::object_id::CommitId;
+use crate::policy::HostPolicy;
+use crate::refspec::RefSpec;
+use crate::resolve::{self, Resolution};
+use crate::tree::CommitSource;
+use crate::url::RemoteUrl;
+
+/// A repository and what it takes to read it.
+#[derive(Clone)]
+pub struct Remote {
+    /// Where it is.
+    pub url: RemoteUrl,
+    /// What proves to it who we are; asked at each use.
+    pub credentials: Arc<dyn CredentialProvider>,
+}
+
+/// A commit that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wanted {
+    /// The commit.
+    pub commit: CommitId,
+    /// The reference that led to it. Only servers that give out no commit by its id need it.
+    pub reference: Option<String>,
+}
+
+/// A commit that is here.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Fetched {
+    /// Its files.
+    pub source: CommitSource,
+    /// What it took.
+    pub report: FetchReport,
+}
+
+/// Asks repositories and fetches commits, each time in a child process.
+///
+/// Cheap to clone. Dropping a future that a method returned ends its child at once.
+#[derive(Debug, Clone)]
+pub struct Git {
+    child: ChildCommand,
+    limits: Limits,
+    policy: HostPolicy,
+}
+
+impl Git {
+    /// With default limits and the default host policy.
+    #[must_use]
+    pub fn new(child: ChildCommand) -> Self {
+        Self { child, limits: Limits::default(), policy: HostPolicy::default() }
+    }
+
+    /// Sets the limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets which addresses may be connected to.
+    #[must_use]
+    pub fn with_policy(mut self, policy: HostPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Asks a repository for all its references: one round trip.
+    ///
+    /// # Errors
+    /// When the repository cannot be read, within [`Limits::resolve_deadline`].
+    pub async fn advertisement(&self, remote: &Remote) -> Result<Advertisement, GitError> {
+        let deadline = self.limits.resolve_deadline;
+        match self.run(remote, || Task::Advertise, "asking for references", deadline).await? {
+            Answer::Advertisement(advertisement) => Ok(advertisement),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Finds the commit that `wanted` means now. A full commit id is taken as it is, without asking anybody.
+    ///
+    /// # Errors
+    /// [`GitError::RefNotFound`] with near names, or why the repository cannot be read.
+    pub async fn resolve(&self, remote: &Remote, wanted: &RefSpec) -> Result<Resolution, GitError> {
+        let advertisement = match wanted {
+            RefSpec::Commit(_) => Advertisement::none(),
+            _ => self.advertisement(remote).await?,
+        };
+        resolve::resolve(&advertisement, wanted, &remote.url.to_string())
+    }
+
+    /// Fetches exactly one commit into `cache`, unless it is there.
+    ///
+    /// # Errors
+    /// [`GitError::CommitNotFound`] when the server does not have it (any more), or what went wrong. Whatever the error,
+    /// commits that were in the cache can still be read from it.
+    pub async fn fetch(&self, remote: &Remote, cache: &Cache, wanted: &Wanted) -> Result<Fetched, GitError> {
+        if let Some(source) = self.cached(remote, cache, &wanted.commit)? {
+            let report = FetchReport { already_present: true, ..FetchReport::default() };
+            return Ok(Fetched { source, report });
+        }
+        let dir = std::path::absolute(cache.dir()).map_err(|e| crate::cache::io_error(cache.dir(), &e))?;
+        let task =
+            || Task::Fetch { commit: wanted.commit, hint: wanted.reference.clone(), cache: dir.clone() };
+        let deadline = self.limits.fetch_deadline;
+        let report = match self.run(remote, task, "fetching", deadline).await {
+            Ok(Answer::Fetched(report)) => report,
+            Ok(other) => return Err(unexpected(&other)),
+            Err(error) => {
+                // Full disks do not always end in an error: writing to a mapped file then ends in a signal.
+                let error = match error {
+                    GitError::ChildFailed { .. } if is_full(&dir) => {
+                        GitError::CacheFull { path: dir.display().to_string() }
+                    }
+                    error => error,
+                };
+                // A child that was ended left half a pack behind.
+                if let Ok(lock) = layout::lock(&dir, Duration::ZERO) {
+                    lock.sweep(layout::current(&dir)?.as_ref());
+                }
+                return Err(error);
+            }
+        };
+        let source = cache.commit(&wanted.commit)?.ok_or_else(|| GitError::CacheCorrupt {
+            path: dir.display().to_string(),
+            detail: format!("commit {} was fetched and is not there", wanted.commit),
+        })?;
+        Ok(Fetched { source: source.with_max_blob_bytes(self.limits.max_blob_bytes), report })
+    }
+
+    fn cached(
+        &self,
+        remote: &Remote,
+        cache: &Cache,
+        commit: &CommitId,
+    ) -> Result<Option<CommitSource>, GitError> {
+        if !layout::is_from(cache.dir(), &remote.url.to_string()) {
+            return Ok(None);
+        }
+        match cache.commit(commit) {
+            Ok(source) => Ok(source.map(|s| s.with_max_blob_bytes(self.limits.max_blob_bytes))),
+            // The fetch that follows makes it anew.
+            Err(GitError::CacheCorrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// [`advertisement`](Self::advertisement) for callers without a runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn advertisement_blocking(&self, remote: &Remote) -> Result<Advertisement, GitError> {
+        block_on(self.advertisement(remote))
+    }
+
+    /// [`resolve`](Self::resolve) for callers without a runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resolve_blocking(&self, remote: &Remote, wanted: &RefSpec) -> Result<Resolution, GitError> {
+        block_on(self.resolve(remote, wanted))
+    }
+
+    /// [`fetch`](Self::fetch) for callers without a runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fetch_blocking(
+        &self,
+        remote: &Remote,
+        cache: &Cache,
+        wanted: &Wanted,
+    ) -> Result<Fetched, GitError> {
+        block_on(self.fetch(remote, cache, wanted))
+    }
+
+    /// Runs a task in a child. A credential that is refused is loaded once more: it may have been rotated meanwhile.
+    async fn run(
+        &self,
+        remote: &Remote,
+        task: impl Fn() -> Task,
+        what: &str,
+        deadline: Duration,
+    ) -> Result<Answer, GitError> {
+        let access = remote.credentials.load()?;
+        let first = self.attempt(remote, &access, task(), what, deadline).await;
+        let Err(error) = first else { return first };
+        if !may_be_rotation(&error) {
+            return Err(error);
+        }
+        match remote.credentials.load() {
+            Ok(newer) if newer != access => self.attempt(remote, &newer, task(), what, deadline).await,
+            _ => Err(error),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        remote: &Remote,
+        access: &Access,
+        task: Task,
+        what: &str,
+        deadline: Duration,
+    ) -> Result<Answer, GitError> {
+        let url = remote.url.to_string();
+        let operation = format!("{what} from {url}");
+        let (policy, limits) = (self.policy.clone(), self.limits.clone());
+        let request = Request::new(url, access, policy, limits, deadline, task);
+        tracing::debug!(operation, "asking a git server");
+        let answer = exchange::exchange(&self.child, request, &operation, deadline).await;
+        match answer {
+            Ok(Answer::Failed(error)) | Err(error) => {
+                let error = error.scrubbed(&access.secrets());
+                tracing::debug!(operation, %error, "the git server did not deliver");
+                Err(error)
+            }
+            Ok(answer) => Ok(answer),
+        }
+    }
+}
+
+impl Remote {
+    /// A repository with access that does not change.
+    #[must_use]
+    pub fn new(url: RemoteUrl, access: Access) -> Self {
+        Self { url, credentials: Arc::new(access) }
+    }
+
+    /// A repository with access that is asked for at each use.
+    #[must_use]
+    pub fn with_provider(url: RemoteUrl, credentials: Arc<dyn CredentialProvider>) -> Self {
+        Self { url, credentials }
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("url", &self.url.to_string()).finish_non_exhaustive()
+    }
+}
+
+impl Wanted {
+    /// A commit of which nothing else is known.
+    #[must_use]
+    pub fn commit(commit: CommitId) -> Self {
+        Self { commit, reference: None }
+    }
+
+    /// A commit and the reference that leads to it.
+    #[must_use]
+    pub fn through(commit: CommitId, reference: Option<String>) -> Self {
+        Self { commit, reference }
+    }
+}
+
+impl From<&Resolution> for Wanted {
+    fn from(resolution: &Resolution) -> Self {
+        Self { commit: resolution.commit, reference: resolution.reference.clone() }
+    }
+}
+
+/// Whether not even a small file fits on the disk of `dir`.
+fn is_full(dir: &std::path::Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < 64 << 10)
+}
+
+/// Errors that a newer credential, known_hosts or CA file may cure.
+fn may_be_rotation(error: &GitError) -> bool {
+    matches!(
+        error,
+        GitError::AuthenticationFailed { .. }
+            | GitError::AccessDenied { .. }
+            | GitError::CredentialInvalid { .. }
+            | GitError::HostKeyUnknown { .. }
+            | GitError::HostKeyChanged { .. }
+            | GitError::TlsUntrusted { .. }
+            | GitError::RepositoryNotFound { .. }
+    )
+}
+
+fn unexpected(answer: &Answer) -> GitError {
+    let kind = match answer {
+        Answer::Advertisement(_) => "references",
+        Answer::Fetched(_) => "a fetch",
+        Answer::Failed(_) => "an error",
+    };
+    GitError::ChildFailed { detail: format!("it answered with {kind}, which was not asked for") }
+}
+
+/// On a thread of its own, so that it also works where a runtime is running.
+fn block_on<T: Send>(future: impl Future<Output = Result<T, GitError>> + Send) -> Result<T, GitError> {
+    let failed = |detail: String| GitError::ChildFailed { detail };
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(|e| failed(format!("no runtime for it: {e}")))?.block_on(future)
+        });
+        worker.join().unwrap_or_else(|_| Err(failed("its supervisor panicked".to_owned())))
+    })
+}

@@ -1,0 +1,48 @@
+//! Options of libgit2 that hold for the whole process: the one module with `unsafe`.
+//!
+//! libgit2 keeps them in globals without a lock, so they may be set only while nothing else uses libgit2. Every entry
+//! into libgit2 from this crate calls [`set_up`] first, and [`Once`] makes any second caller wait until the first is done.
+
+use std::sync::Once;
+
+use git2::ConfigLevel;
+
+/// A file is mapped in windows of this size.
+const WINDOW_BYTES: usize = 1 << 20;
+/// All windows together.
+const MAPPED_BYTES: usize = 16 << 20;
+/// Parsed objects that are kept.
+const CACHE_BYTES: isize = 8 << 20;
+
+/// Sets the options, once.
+pub(crate) fn set_up() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // No configuration of the machine or user leaks in: `url.insteadOf`, proxies, object alternates.
+        for level in [ConfigLevel::System, ConfigLevel::Global, ConfigLevel::XDG, ConfigLevel::ProgramData] {
+            // SAFETY: nothing of this crate uses libgit2 before this function returns.
+            #[allow(unsafe_code)]
+            let _ = unsafe { git2::opts::set_search_path(level, "") };
+        }
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe {
+            let _ = git2::opts::set_mwindow_size(WINDOW_BYTES);
+            let _ = git2::opts::set_mwindow_mapped_limit(MAPPED_BYTES);
+            let _ = git2::opts::set_cache_max_size(CACHE_BYTES);
+        }
+        // What is read is what was hashed: the default, made certain.
+        git2::opts::strict_hash_verification(true);
+    });
+}
+
+/// Opens repositories of other users too: for the child process, which runs neither their hooks nor their filters.
+pub(crate) fn trust_foreign_owners() {
+    static ONCE: Once = Once::new();
+    set_up();
+    ONCE.call_once(|| {
+        // SAFETY: the child process has one thread that uses libgit2.
+        #[allow(unsafe_code)]
+        let _ = unsafe { git2::opts::set_verify_owner_validation(false) };
+    });
+}

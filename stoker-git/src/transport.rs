@@ -1,0 +1,73 @@
+//! Connections to `git-upload-pack` on another machine.
+
+mod dial;
+mod git;
+mod http;
+mod ssh;
+
+use crate::credentials::{Access, Credentials};
+use crate::error::GitError;
+use crate::limits::Limits;
+use crate::policy::HostPolicy;
+use crate::url::{Protocol, RemoteUrl};
+use crate::wire::{Connection, Version};
+
+/// Everything a connection needs to know.
+pub(crate) struct Destination<'a> {
+    pub(crate) url: &'a RemoteUrl,
+    pub(crate) access: &'a Access,
+    pub(crate) limits: &'a Limits,
+    pub(crate) policy: &'a HostPolicy,
+}
+
+/// Connects.
+///
+/// # Errors
+/// When the host cannot be reached, is not who it should be, or refuses us.
+pub(crate) fn open(to: &Destination<'_>, version: Version) -> Result<Box<dyn Connection>, GitError> {
+    match to.url.protocol() {
+        Protocol::Https | Protocol::Http => Ok(Box::new(http::open(to, version)?)),
+        Protocol::Ssh => Ok(Box::new(ssh::open(to, version)?)),
+        Protocol::Git => Ok(Box::new(git::open(to, version)?)),
+        Protocol::File => Err(GitError::Protocol {
+            url: to.url.to_string(),
+            detail: "a local repository is read directly".to_owned(),
+        }),
+    }
+}
+
+impl Destination<'_> {
+    fn host(&self) -> &str {
+        self.url.host().unwrap_or_default()
+    }
+
+    fn port(&self) -> u16 {
+        self.url.port().unwrap_or_default()
+    }
+
+    /// `host:port`, for errors.
+    fn address(&self) -> String {
+        format!("{}:{}", self.host(), self.port())
+    }
+
+    /// A credential of a kind that this protocol cannot carry is a mistake to point out, not to ignore.
+    fn wrong_credential(&self) -> Option<GitError> {
+        let detail = match (&self.access.credentials, self.url.protocol()) {
+            (Credentials::SshKey { .. }, Protocol::Ssh) | (Credentials::None, _) => return None,
+            (Credentials::Token { .. }, Protocol::Https | Protocol::Http) => return None,
+            (Credentials::SshKey { .. }, protocol) => {
+                format!(
+                    "an ssh key does not work with {}://; write an ssh URL or use a token",
+                    protocol.scheme()
+                )
+            }
+            (Credentials::Token { .. }, protocol) => {
+                format!(
+                    "a token does not work with {}://; write an https URL or use an ssh key",
+                    protocol.scheme()
+                )
+            }
+        };
+        Some(GitError::CredentialInvalid { detail })
+    }
+}

@@ -1,0 +1,251 @@
+//! Smart HTTP.
+//!
+//! One host, one credential: redirects are followed by hand, only to the same host and never from https to http. Bodies
+//! of error answers are not read: they are anybody's words.
+
+mod client;
+
+use std::io::{self, BufReader, Read};
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
+use reqwest::{Client, Response, StatusCode};
+use tokio::runtime::Runtime;
+
+use super::Destination;
+use crate::credentials::Credentials;
+use crate::error::GitError;
+use crate::limits::Limits;
+use crate::secret::Secret;
+use crate::text::printable;
+use crate::url::redact;
+use crate::wire::{self, Connection, Version};
+
+/// Redirects that are followed, all on one host: a forge's "moved to .git", a proxy's "add a slash".
+const MAX_REDIRECTS: usize = 3;
+
+/// `git-upload-pack` behind a web server.
+pub(super) struct HttpConnection {
+    // Before the runtime: what it holds runs on it.
+    body: Option<BufReader<Body>>,
+    client: Client,
+    runtime: std::sync::Arc<Runtime>,
+    base: url::Url,
+    auth: Option<(String, Secret)>,
+    version: Version,
+    url: String,
+    address: String,
+    limits: Limits,
+}
+
+struct Body {
+    response: Response,
+    chunk: Vec<u8>,
+    at: usize,
+    runtime: std::sync::Arc<Runtime>,
+    address: String,
+    limits: Limits,
+}
+
+pub(super) fn open(to: &Destination<'_>, version: Version) -> Result<HttpConnection, GitError> {
+    if let Some(error) = to.wrong_credential() {
+        return Err(error);
+    }
+    let auth = match &to.access.credentials {
+        Credentials::Token { username, secret } => Some((username.clone(), secret.clone())),
+        _ => None,
+    };
+    let base = url::Url::parse(&to.url.to_string())
+        .map_err(|e| GitError::Protocol { url: to.url.to_string(), detail: e.to_string() })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| GitError::Unreachable { host: to.address(), detail: e.to_string() })?;
+    let mut connection = HttpConnection {
+        body: None,
+        client: client::build(to)?,
+        runtime: std::sync::Arc::new(runtime),
+        base,
+        auth,
+        version,
+        url: to.url.to_string(),
+        address: to.address(),
+        limits: to.limits.clone(),
+    };
+    connection.greet()?;
+    Ok(connection)
+}
+
+impl HttpConnection {
+    /// Asks for the references, which says everything about access.
+    fn greet(&mut self) -> Result<(), GitError> {
+        for _ in 0..=MAX_REDIRECTS {
+            let target =
+                format!("{}/info/refs?service=git-upload-pack", self.base.as_str().trim_end_matches('/'));
+            let response = self.send(self.client.get(target))?;
+            if response.status().is_redirection() {
+                self.base = self.redirected(&response)?;
+                continue;
+            }
+            let body = self.accept(response, "application/x-git-upload-pack-advertisement")?;
+            self.body = Some(body);
+            return Ok(());
+        }
+        Err(GitError::Protocol { url: self.url.clone(), detail: "it redirects in circles".to_owned() })
+    }
+
+    fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, GitError> {
+        let mut request = request.header(USER_AGENT, wire::USER_AGENT).header(ACCEPT, "*/*");
+        if self.version == Version::V2 {
+            request = request.header("Git-Protocol", "version=2");
+        }
+        if let Some((user, secret)) = &self.auth {
+            request = request.basic_auth(user, Some(secret.expose()));
+        }
+        let waited = async { tokio::time::timeout(self.limits.stall_timeout, request.send()).await };
+        match self.runtime.block_on(waited) {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(client::meaning(&error, &self.address, &self.limits)),
+            Err(_) => Err(GitError::Timeout {
+                operation: format!("waiting for an answer of {}", self.address),
+                limit: self.limits.stall_timeout,
+            }),
+        }
+    }
+
+    /// Where the repository is instead, on the same host.
+    fn redirected(&self, response: &Response) -> Result<url::Url, GitError> {
+        let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
+        let refuse =
+            |target: &str| GitError::RedirectRefused { url: self.url.clone(), target: redact(target) };
+        let target = response.url().join(location).map_err(|_| refuse(location))?;
+        let upgrade = self.base.scheme() == "http" && target.scheme() == "https";
+        let same_port = target.port_or_known_default() == self.base.port_or_known_default();
+        let same_host = target.host_str() == self.base.host_str();
+        if !(same_host && (upgrade || (same_port && target.scheme() == self.base.scheme()))) {
+            return Err(refuse(target.as_str()));
+        }
+        let mut base = target.clone();
+        base.set_query(None);
+        base.set_fragment(None);
+        match base.path().strip_suffix("/info/refs").map(str::to_owned) {
+            // A web page to log in, for example.
+            None => Err(refuse(target.as_str())),
+            Some(path) => {
+                base.set_path(&path);
+                Ok(base)
+            }
+        }
+    }
+
+    /// The body of an answer that is what it should be.
+    fn accept(&self, response: Response, content_type: &str) -> Result<BufReader<Body>, GitError> {
+        if !response.status().is_success() {
+            return Err(self.refusal(response.status(), response.headers()));
+        }
+        let found = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if found.split(';').next().map(str::trim) != Some(content_type) {
+            let found = printable(found, 80);
+            let detail =
+                format!("it answers with content of type {found:?}, as web pages and \"dumb\" servers do");
+            return Err(GitError::Protocol { url: self.url.clone(), detail });
+        }
+        let body = Body {
+            response,
+            chunk: Vec::new(),
+            at: 0,
+            runtime: self.runtime.clone(),
+            address: self.address.clone(),
+            limits: self.limits.clone(),
+        };
+        Ok(BufReader::with_capacity(1 << 16, body))
+    }
+
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap) -> GitError {
+        let url = self.url.clone();
+        let retry_after = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(seconds);
+        match status.as_u16() {
+            401 => {
+                let detail = match &self.auth {
+                    Some((user, _)) => {
+                        format!("status 401 for the user {user:?}; is the token right and still valid?")
+                    }
+                    None => "status 401; it wants a credential and none is configured".to_owned(),
+                };
+                GitError::AuthenticationFailed { url, detail }
+            }
+            // Forges use 403 for exhausted rate limits too, and then say when to come back.
+            403 if retry_after.is_some() => GitError::RateLimited { url, retry_after },
+            403 => GitError::AccessDenied { url, detail: "status 403".to_owned() },
+            404 | 410 => GitError::RepositoryNotFound { url },
+            429 => GitError::RateLimited { url, retry_after },
+            500..=599 => GitError::ServerError { url, status: status.as_u16(), retry_after },
+            other => GitError::Protocol { url, detail: format!("status {other}") },
+        }
+    }
+}
+
+/// `Retry-After` in seconds. Its other form, a date, is as good as none: it needs our clocks to agree.
+fn seconds(value: &str) -> Option<Duration> {
+    value.trim().parse().ok().map(|s: u64| Duration::from_secs(s.min(24 * 3600)))
+}
+
+impl Connection for HttpConnection {
+    fn greeting(&mut self) -> Result<&mut dyn Read, GitError> {
+        self.current()
+    }
+
+    fn request(&mut self, body: &[u8]) -> Result<&mut dyn Read, GitError> {
+        // The rest of the last answer goes first: it would hold the connection.
+        self.body = None;
+        let target = format!("{}/git-upload-pack", self.base.as_str().trim_end_matches('/'));
+        let request = self
+            .client
+            .post(target)
+            .header(CONTENT_TYPE, "application/x-git-upload-pack-request")
+            .body(body.to_vec());
+        let response = self.send(request)?;
+        if response.status().is_redirection() {
+            let target = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
+            return Err(GitError::RedirectRefused { url: self.url.clone(), target: redact(target) });
+        }
+        self.body = Some(self.accept(response, "application/x-git-upload-pack-result")?);
+        self.current()
+    }
+}
+
+impl HttpConnection {
+    fn current(&mut self) -> Result<&mut dyn Read, GitError> {
+        match &mut self.body {
+            Some(body) => Ok(body),
+            None => Err(GitError::Protocol { url: self.url.clone(), detail: "no answer is open".to_owned() }),
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.chunk.len() {
+            let waited =
+                async { tokio::time::timeout(self.limits.stall_timeout, self.response.chunk()).await };
+            match self.runtime.block_on(waited) {
+                Ok(Ok(Some(chunk))) => {
+                    self.chunk = chunk.to_vec();
+                    self.at = 0;
+                }
+                Ok(Ok(None)) => return Ok(0),
+                Ok(Err(error)) if error.is_decode() || error.is_body() => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer was cut off"));
+                }
+                Ok(Err(error)) => {
+                    return Err(io::Error::other(client::meaning(&error, &self.address, &self.limits)));
+                }
+                Err(_) => return Err(super::git::stalled(&self.limits)),
+            }
+        }
+        let length = buffer.len().min(self.chunk.len() - self.at);
+        buffer[..length].copy_from_slice(&self.chunk[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
