@@ -16,12 +16,12 @@ use stoker_k8s::inject::{OnUnresolved, Settings};
 pub(crate) struct Args {
     /// Address of the webhook (https).
     #[arg(long, default_value = "0.0.0.0:8443")]
-    pub(crate) listen: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Address of /healthz, /readyz and /metrics (http).
     #[arg(long, default_value = "0.0.0.0:8081")]
-    pub(crate) health_listen: SocketAddr,
-    /// Namespaces to look after; the whole cluster when absent.
-    #[arg(long, value_delimiter = ',')]
+    pub(crate) health_address: SocketAddr,
+    /// Namespaces to look after, separated by commas; the whole cluster when absent.
+    #[arg(long, env = "STOKER_NAMESPACES", value_delimiter = ',')]
     pub(crate) namespaces: Vec<String>,
     /// Image of the agent, like registry.example.com/stoker-agent:1.0@sha256:...
     #[arg(long)]
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "admit")]
     on_unresolved: Unresolved,
     /// Namespace of the certificate's Secret.
-    #[arg(long, env = "STOKER_NAMESPACE", default_value = "stoker-system")]
+    #[arg(long, env = "POD_NAMESPACE", default_value = "stoker-system")]
     namespace: String,
     /// Secret in which the webhook keeps its own certificate.
     #[arg(long, conflicts_with = "tls_cert_file")]
@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// What is logged: error, warn, info, debug, or a filter like info,stoker_k8s=debug.
     #[arg(long, env = "STOKER_LOG", default_value = "info")]
     pub(crate) log: String,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub(crate) log_json: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -28,7 +28,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).context("--log")?;
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    if args.log_json { log.json().init() } else { log.init() }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         anyhow::bail!("a TLS provider is installed already");
     }
@@ -47,7 +48,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     let mut terminated = pin!(terminated());
     let ready = Ready::default();
-    let health = tokio::spawn(health::serve(args.health_listen, ready.clone(), health::metrics()?));
+    let health = tokio::spawn(health::serve(args.health_address, ready.clone(), health::metrics()?));
 
     let roster = Roster::default();
     tokio::spawn(roster::watch(watching.clone(), scope.clone(), roster.clone()));
@@ -61,18 +62,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let router = admission::router(Admission::new(asking, roster, scope, settings, events));
     let handle = axum_server::Handle::new();
-    let server = axum_server::bind_rustls(args.listen, serving.config())
+    let server = axum_server::bind_rustls(args.address, serving.config())
         .handle(handle.clone())
         .serve(router.into_make_service());
     let server = tokio::spawn(server);
     if handle.listening().await.is_some() {
-        tracing::info!(address = %args.listen, "webhook");
+        tracing::info!(address = %args.address, "webhook");
         ready.set(true);
     }
 
     tokio::select! {
         ended = &mut terminated => ended?,
-        ended = server => return ended?.with_context(|| format!("cannot serve on {}", args.listen)),
+        ended = server => return ended?.with_context(|| format!("cannot serve on {}", args.address)),
         ended = health => return ended?,
     }
     // Kubernetes goes on sending requests until everybody knows that this pod ends.
