@@ -3,7 +3,11 @@
 //! Programs that read configuration often compare it byte for byte (Ignition signs it). So an edit never re-serialises
 //! the document: it replaces exactly the bytes of one value, or adds one member.
 
-use jsonc_parser::cst::{CstInputValue, CstNode, CstRootNode};
+use std::borrow::Cow;
+
+use jsonc_parser::ast::{Object, Value as Ast};
+use jsonc_parser::common::Ranged;
+use jsonc_parser::{CollectOptions, parse_to_ast};
 use serde_json::Value;
 
 use crate::fault::{Category, Fault, Retry};
@@ -99,6 +103,16 @@ enum Step {
     Element(usize),
 }
 
+impl Step {
+    /// The step as the name of a member.
+    fn member(&self) -> Cow<'_, str> {
+        match self {
+            Self::Member(name) => Cow::Borrowed(name),
+            Self::Element(index) => Cow::Owned(index.to_string()),
+        }
+    }
+}
+
 impl JsonPath {
     /// Reads `a.b[0].c`, or a JSON Pointer (RFC 6901) when it starts with `/`.
     ///
@@ -173,41 +187,24 @@ pub fn set(document: &str, path: &JsonPath, value: &Value) -> Result<String, Jso
         allow_non_finite_numbers: false,
         allow_extended_string_escapes: false,
     };
-    let root = CstRootNode::parse(document, &strict).map_err(|e| JsonError::Syntax {
-        at: Position::of(document, e.range().start),
-        message: e.kind().to_string(),
+    let parsed = parse_to_ast(document, &CollectOptions::default(), &strict).map_err(|e| {
+        JsonError::Syntax { at: Position::of(document, e.range().start), message: e.kind().to_string() }
     })?;
     let missing = |found: String| JsonError::NotThere { path: path.text.clone(), found };
     let (last, above) =
         path.steps.split_last().ok_or(JsonError::Path { path: path.text.clone(), rule: "is empty" })?;
-    let mut node = root.value().ok_or_else(|| missing("it is empty".to_owned()))?;
+    let mut node = parsed.value.as_ref().ok_or_else(|| missing("it is empty".to_owned()))?;
     for step in above {
-        node = child(&node, step).ok_or_else(|| missing(describe(&node, step)))?;
+        node = child(node, step).ok_or_else(|| missing(describe(node, step)))?;
     }
-    let input = input(value);
-    match (&node.as_object(), &node.as_array(), last) {
-        (Some(object), _, step) => {
-            let name = match step {
-                Step::Member(name) => name.clone(),
-                Step::Element(index) => index.to_string(),
-            };
-            match member(object, &name) {
-                Some(member) => member.set_value(input),
-                None => {
-                    object.append(&name, input);
-                }
-            }
+    let (start, end, text) = match (child(node, last), node) {
+        (Some(old), _) => {
+            (old.range().start, old.range().end, value_text(document, old.range().start, value))
         }
-        (_, Some(array), Step::Element(index)) => {
-            let elements = array.elements();
-            match elements.into_iter().nth(*index) {
-                Some(element) => replace(element, input),
-                None => return Err(missing(describe(&node, last))),
-            }
-        }
-        _ => return Err(missing(describe(&node, last))),
-    }
-    Ok(root.to_string())
+        (None, Ast::Object(object)) => member_text(document, object, last, value),
+        (None, _) => return Err(missing(describe(node, last))),
+    };
+    Ok(format!("{}{text}{}", &document[..start], &document[end..]))
 }
 
 fn depth(document: &str) -> usize {
@@ -228,27 +225,22 @@ fn depth(document: &str) -> usize {
     max
 }
 
-fn member(object: &jsonc_parser::cst::CstObject, name: &str) -> Option<jsonc_parser::cst::CstObjectProp> {
-    object.properties().into_iter().find(|p| p.decoded_name().as_deref() == Some(name))
-}
-
-fn child(node: &CstNode, step: &Step) -> Option<CstNode> {
-    match step {
-        Step::Member(name) => member(&node.as_object()?, name)?.value(),
-        Step::Element(index) => match node.as_array() {
-            Some(array) => array.elements().into_iter().nth(*index),
-            None => member(&node.as_object()?, &index.to_string())?.value(),
-        },
+fn child<'n, 'd>(node: &'n Ast<'d>, step: &Step) -> Option<&'n Ast<'d>> {
+    match (node, step) {
+        (Ast::Array(array), Step::Element(index)) => array.elements.get(*index),
+        (Ast::Object(object), step) => {
+            let name = step.member();
+            object.properties.iter().find(|p| p.name.as_str() == name).map(|p| &p.value)
+        }
+        _ => None,
     }
 }
 
-fn describe(node: &CstNode, step: &Step) -> String {
-    let kind = if node.as_object().is_some() {
-        "an object without it"
-    } else if node.as_array().is_some() {
-        "an array without it"
-    } else {
-        "a plain value"
+fn describe(node: &Ast<'_>, step: &Step) -> String {
+    let kind = match node {
+        Ast::Object(_) => "an object without it",
+        Ast::Array(_) => "an array without it",
+        _ => "a plain value",
     };
     match step {
         Step::Member(name) => format!("where {name:?} should be there is {kind}"),
@@ -256,35 +248,32 @@ fn describe(node: &CstNode, step: &Step) -> String {
     }
 }
 
-fn replace(node: CstNode, value: CstInputValue) {
-    let _replaced = if let Some(n) = node.as_object() {
-        n.replace_with(value)
-    } else if let Some(n) = node.as_array() {
-        n.replace_with(value)
-    } else if let Some(n) = node.as_string_lit() {
-        n.replace_with(value)
-    } else if let Some(n) = node.as_number_lit() {
-        n.replace_with(value)
-    } else if let Some(n) = node.as_boolean_lit() {
-        n.replace_with(value)
-    } else if let Some(n) = node.as_null_keyword() {
-        n.replace_with(value)
-    } else {
-        None
-    };
+/// The white space at the start of the line that holds byte `at`.
+fn indent(document: &str, at: usize) -> &str {
+    let line = &document[document[..at].rfind('\n').map_or(0, |n| n + 1)..at];
+    &line[..line.len() - line.trim_start_matches([' ', '\t']).len()]
 }
 
-fn input(value: &Value) -> CstInputValue {
-    match value {
-        Value::Null => CstInputValue::Null,
-        Value::Bool(b) => CstInputValue::Bool(*b),
-        Value::Number(n) => CstInputValue::Number(n.to_string()),
-        Value::String(s) => CstInputValue::String(s.clone()),
-        Value::Array(items) => CstInputValue::Array(items.iter().map(input).collect()),
-        Value::Object(members) => {
-            CstInputValue::Object(members.iter().map(|(k, v)| (k.clone(), input(v))).collect())
-        }
+/// A value as it is written at byte `at`: objects and arrays indented like their surroundings.
+fn value_text(document: &str, at: usize, value: &Value) -> String {
+    let pretty = document.contains('\n') && (value.is_object() || value.is_array());
+    if pretty {
+        format!("{value:#}").replace('\n', &format!("\n{}", indent(document, at)))
+    } else {
+        value.to_string()
     }
+}
+
+/// Where and how a new last member of an object is written.
+fn member_text(document: &str, object: &Object<'_>, step: &Step, value: &Value) -> (usize, usize, String) {
+    let name = Value::String(step.member().into_owned());
+    let Some((first, last)) = object.properties.first().zip(object.properties.last()) else {
+        return (object.range.start, object.range.end, format!("{{{name}: {value}}}"));
+    };
+    let lead = &document[object.range.start + 1..first.range.start];
+    let lead = if lead.contains('\n') { lead } else { " " };
+    let text = format!(",{lead}{name}: {}", value_text(document, first.range.start, value));
+    (last.range.end, last.range.end, text)
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl ContentId {
     /// Reads the hexadecimal form that `Display` prints.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
-        if !text.is_ascii() || text.len() % 2 != 0 {
+        if !text.is_ascii() || !text.len().is_multiple_of(2) {
             return None;
         }
         let bytes: Option<Vec<u8>> =

@@ -107,7 +107,6 @@ impl GitBackend {
     }
 
     /// The routes, for a listener of your own (with TLS, for example).
-    #[must_use]
     pub fn router(&self) -> Router {
         Router::new().fallback(answer).with_state(self.0.clone())
     }

@@ -1,3 +1,39 @@
-//! Developer commands.
+//! Developer commands: `cargo xtask --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cluster;
+mod images;
+mod test;
+mod tools;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of Stoker", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Tools(tools::Tools),
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    Images(images::Images),
+    Test(test::Test),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Tools(tools) => tools.run().map(|()| ExitCode::SUCCESS),
+        Command::Cluster(cluster) => cluster.run(),
+        Command::Images(images) => images.run().map(|()| ExitCode::SUCCESS),
+        Command::Test(test) => test.run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

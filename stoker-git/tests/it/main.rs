@@ -1,5 +1,8 @@
 //! stoker-git against real git servers: smart HTTP (with and without TLS), `git daemon`, `sshd`, and servers that break.
 
+// Helpers of tests are not tests to the lint.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod cache;
 mod canary;
 mod daemon;

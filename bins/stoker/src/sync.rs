@@ -1,0 +1,277 @@
+//! `stoker sync`: the engine without Kubernetes, once or for ever.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use stoker_git::{Cache, ChildCommand, CredentialFiles, Git, GitError, Remote, RemoteUrl, Wanted};
+use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions};
+use stoker_k8s::api::AgentConfig;
+use stoker_k8s::compile::{self, CompiledProfile, GatewayFacts};
+use stoker_k8s::gateway_sync::{Confirmation, Failure, GatewaySync, Job, Outcome, SyncReport};
+
+use crate::cli::{self, Format};
+use crate::output::{self, Misuse};
+
+/// Between two questions to a gateway that has not confirmed yet.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(500);
+/// How long `--once` waits for the gateway's confirmation.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
+    let one = Standalone::read(&args.config)?;
+    if !args.watch {
+        let report = one.sync(args.dry_run, true).await;
+        show(&report, args.output.output)?;
+        return Ok(report.outcome.exit_code());
+    }
+    let interval = one.config.git.interval.map_or(Duration::from_secs(60), |p| p.0);
+    let period = Duration::from_secs(u64::from(one.profile.sync_period));
+    let mut stop = std::pin::pin!(stop_requested());
+    let (mut last, mut drift_due) = (String::new(), Instant::now());
+    loop {
+        let drift = Instant::now() >= drift_due;
+        let report = one.sync(args.dry_run, drift).await;
+        if drift {
+            drift_due = Instant::now() + period;
+        }
+        let said = format!("{} {:?} {:?}", report.commit, report.outcome, report.error);
+        let wrote = report.files.added + report.files.modified + report.files.deleted > 0;
+        if said != last || wrote {
+            show(&report, args.output.output)?;
+            last = said;
+        }
+        tokio::select! {
+            () = &mut stop => return Ok(0),
+            () = tokio::time::sleep(interval.min(period)) => {}
+        }
+    }
+}
+
+/// One gateway, described by a configuration file.
+pub(crate) struct Standalone {
+    config: AgentConfig,
+    profile: CompiledProfile,
+    git: Git,
+    remote: Remote,
+    cache: Cache,
+    gateway: GatewaySync,
+    has_gateway: bool,
+}
+
+impl Standalone {
+    pub(crate) fn read(path: &PathBuf) -> Result<Self> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| Misuse(format!("cannot read {name}: {e}")))?;
+        Self::of(AgentConfig::parse(&name, &text)?)
+    }
+
+    pub(crate) fn of(config: AgentConfig) -> Result<Self> {
+        let misuse = |what: &str, error: &dyn std::error::Error| {
+            Misuse(format!("{what}: {}", stoker_core::chain(error)))
+        };
+        let profile = compile::config(&config).map_err(|e| misuse("profile", &e))?;
+        let url = if config.git.allow_insecure {
+            RemoteUrl::parse_allowing_insecure(&config.git.repo)
+        } else {
+            RemoteUrl::parse(&config.git.repo)
+        };
+        let url = url.map_err(|e| misuse("git.repo", &e))?;
+        let auth = config.git.auth.clone().unwrap_or_default();
+        let files = CredentialFiles {
+            token: auth.token.as_ref().map(|t| t.file.clone()),
+            username: auth.token.as_ref().map(|t| t.username.clone()),
+            ssh_key: auth.ssh_key.as_ref().map(|k| k.file.clone()),
+            passphrase: auth.ssh_key.as_ref().and_then(|k| k.passphrase_file.clone()),
+            known_hosts: auth.ssh_key.as_ref().and_then(|k| k.known_hosts_file.clone()),
+            ca: config.git.ca_file.clone(),
+        };
+        let client = match &config.gateway {
+            None => None,
+            Some(gateway) => {
+                let url = gateway.url.parse().map_err(|e| misuse("gateway.url", &e))?;
+                let options = GatewayOptions::new(url).api_key(ApiKeySource::file(&gateway.api_key_file));
+                Some(GatewayClient::new(options).context("cannot talk to the gateway")?)
+            }
+        };
+        // Beside the engine's state, which no sync touches.
+        let cache = config.cache_dir.clone().unwrap_or_else(|| config.data_dir.join(".stoker").join("git"));
+        Ok(Self {
+            git: Git::new(ChildCommand::current_exe()),
+            remote: Remote { url, credentials: Arc::new(files) },
+            cache: Cache::new(cache),
+            has_gateway: client.is_some(),
+            gateway: GatewaySync::new(config.data_dir.clone(), client),
+            profile,
+            config,
+        })
+    }
+
+    /// Brings the gateway to what the ref means now.
+    pub(crate) async fn sync(&self, dry_run: bool, check_drift: bool) -> SyncReport {
+        let began = Instant::now();
+        let git_ref = &self.config.git.r#ref;
+        let failed = |commit: &str, error: &GitError| {
+            SyncReport::new(commit, git_ref).ended(Outcome::Failed, Failure::of(error))
+        };
+        let wanted = match git_ref.parse() {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                let error: stoker_git::RefError = error;
+                let message = error.to_string();
+                let failure =
+                    Failure { category: "RefInvalid".to_owned(), message, path: Some("git.ref".to_owned()) };
+                return SyncReport::new("", git_ref).ended(Outcome::Failed, failure);
+            }
+        };
+        let resolution = match self.git.resolve(&self.remote, &wanted).await {
+            Ok(resolution) => resolution,
+            Err(error) => return failed("", &error),
+        };
+        let resolved = began.elapsed();
+        let commit = resolution.commit.to_string();
+        let fetched = match self.git.fetch(&self.remote, &self.cache, &Wanted::from(&resolution)).await {
+            Ok(fetched) => fetched,
+            Err(error) => return failed(&commit, &error),
+        };
+        let got = began.elapsed();
+        let job = Job {
+            source: Box::new(fetched.source),
+            profile: self.profile.clone(),
+            facts: self.facts(&commit),
+            check_drift,
+            dry_run: dry_run || self.profile.dry_run,
+            approved: None,
+        };
+        let mut report = self.gateway.files(job).await;
+        report.warnings.extend(resolution.warnings.iter().map(ToString::to_string));
+        report.duration_ms.resolve = millis(resolved);
+        report.duration_ms.fetch = millis(got - resolved);
+        if matches!(report.outcome, Outcome::Applied | Outcome::InSync) && self.has_gateway {
+            self.confirm(&mut report).await;
+        }
+        report.duration_ms.total = millis(began.elapsed());
+        report
+    }
+
+    fn facts(&self, commit: &str) -> GatewayFacts {
+        GatewayFacts {
+            gateway_name: self.config.gateway_name.clone(),
+            pod_name: self.config.gateway_name.clone(),
+            git_ref: self.config.git.r#ref.clone(),
+            commit: commit.to_owned(),
+            labels: self.config.labels.clone(),
+            ..GatewayFacts::default()
+        }
+    }
+
+    async fn confirm(&self, report: &mut SyncReport) {
+        if !self.gateway.is_pending() {
+            return;
+        }
+        let began = Instant::now();
+        let confirmation = loop {
+            match self.gateway.confirm().await {
+                Confirmation::Waiting(_) if began.elapsed() < CONFIRM_PATIENCE => {
+                    tokio::time::sleep(CONFIRM_PAUSE).await;
+                }
+                confirmation => break confirmation,
+            }
+        };
+        report.duration_ms.scan = millis(began.elapsed());
+        match confirmation {
+            Confirmation::Confirmed { scans, note } => {
+                report.outcome = Outcome::Applied;
+                report.scans = scans;
+                report.warnings.extend(Some(note).filter(|n| !n.is_empty()));
+            }
+            Confirmation::Unverified { note } => {
+                report.outcome = Outcome::Applied;
+                report.warnings.push(format!("unverified: {note}"));
+            }
+            Confirmation::Waiting(failure) | Confirmation::Rejected(failure) => {
+                report.outcome = Outcome::Unconfirmed;
+                report.error = Some(failure);
+            }
+        }
+    }
+}
+
+fn show(report: &SyncReport, format: Format) -> Result<()> {
+    if format == Format::Json {
+        return output::print_json(report);
+    }
+    print!("{}", text(report));
+    Ok(())
+}
+
+/// The report for people.
+pub(crate) fn text(report: &SyncReport) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    for change in report.changes.iter().filter(|c| c.action != "adopt" && c.action != "forget") {
+        let mark = match change.action {
+            "create" => '+',
+            "delete" => '-',
+            _ => '~',
+        };
+        let _ = writeln!(out, "  {mark} {}   ({})", change.path, change.reason);
+    }
+    for warning in &report.warnings {
+        let _ = writeln!(out, "  ! {warning}");
+    }
+    for scan in &report.scans {
+        let _ = writeln!(out, "  gateway scanned {}: {} in {} ms", scan.kind, scan.outcome, scan.duration_ms);
+    }
+    let commit = report.commit.get(..7).unwrap_or(&report.commit);
+    let files = report.files;
+    let counts = format!("{} added, {} modified, {} deleted", files.added, files.modified, files.deleted);
+    let took = report.duration_ms.total;
+    let _ = match (report.outcome, &report.error) {
+        (Outcome::InSync, _) => writeln!(
+            out,
+            "in step with {} ({commit}): {} files unchanged, {took} ms",
+            report.r#ref, files.unchanged
+        ),
+        (Outcome::Applied, _) => writeln!(out, "{} ({commit}) is live: {counts}, {took} ms", report.r#ref),
+        (Outcome::DryRun, _) => {
+            writeln!(out, "dry run of {} ({commit}): {counts}; nothing was written", report.r#ref)
+        }
+        (Outcome::Held, error) => writeln!(out, "held: {}", words(error.as_ref())),
+        (Outcome::Failed, error) => {
+            writeln!(out, "failed, what was live stays live: {}", words(error.as_ref()))
+        }
+        (Outcome::Unconfirmed, error) => {
+            writeln!(
+                out,
+                "files of {} ({commit}) are in place: {counts}; not confirmed: {}",
+                report.r#ref,
+                words(error.as_ref())
+            )
+        }
+    };
+    out
+}
+
+fn words(failure: Option<&Failure>) -> String {
+    failure.map_or_else(String::new, |f| format!("{} ({})", f.message, f.category))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn stop_requested() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}

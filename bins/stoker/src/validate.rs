@@ -1,0 +1,106 @@
+//! Checks files offline, with the same rules as the API server and the controller: schema, CEL, paths, templates,
+//! patterns, protections.
+
+mod rules;
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kube::CustomResourceExt;
+use serde::Deserialize;
+use serde_json::Value;
+use stoker_k8s::api::{AgentConfig, Stoker, SyncProfile};
+use stoker_k8s::compile::{self, CompiledProfile, Problems};
+
+use crate::cli;
+
+pub(crate) fn run(args: &cli::Validate) -> Result<u8> {
+    let mut bad = 0;
+    for file in &args.files {
+        let name = file.display().to_string();
+        let text = read(file).with_context(|| format!("cannot read {name}"))?;
+        let documents = match documents(&text) {
+            Ok(documents) => documents,
+            Err(error) => {
+                println!("{name}: not valid YAML: {error}");
+                bad += 1;
+                continue;
+            }
+        };
+        for (number, document) in documents.iter().enumerate() {
+            let place =
+                if documents.len() > 1 { format!("{name}, document {}", number + 1) } else { name.clone() };
+            let (what, problems) = check(&name, &text, document);
+            if problems.is_empty() {
+                println!("{place}: {what} is valid");
+            } else {
+                bad += 1;
+                problems.iter().for_each(|problem| println!("{place}: {what}: {problem}"));
+            }
+        }
+    }
+    Ok(if bad == 0 { 0 } else { 2 })
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file)
+}
+
+fn documents(text: &str) -> Result<Vec<Value>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    Ok(documents.into_iter().filter(|d| !d.is_null()).collect())
+}
+
+/// What a document is, and everything that is wrong with it.
+fn check(file: &str, text: &str, document: &Value) -> (String, Vec<String>) {
+    let string = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let kind = string("/kind");
+    let what = format!("{kind} {}", string("/metadata/name")).trim().to_owned();
+    let problems = match (string("/apiVersion"), kind) {
+        ("stoker.io/v1alpha1", "Stoker") => {
+            resource::<Stoker>(document, |stoker| compile::base(&stoker.spec, 1).map(drop))
+        }
+        ("stoker.io/v1alpha1", "SyncProfile") => resource::<SyncProfile>(document, |profile| {
+            // A Stoker's variables are not known here, so what a profile leaves to them is not judged.
+            compile::profile(&CompiledProfile::default(), string("/metadata/name"), 1, &profile.spec)
+                .map(drop)
+        }),
+        ("stoker.io/v1alpha1", "AgentConfig") => match AgentConfig::parse(file, text) {
+            Err(error) => vec![stoker_core::chain(&error)],
+            Ok(config) => listed(compile::config(&config).map(drop)),
+        },
+        (version, kind) => vec![format!(
+            "apiVersion {version:?}, kind {kind:?} is not one of Stoker's; they are stoker.io/v1alpha1 Stoker, SyncProfile and AgentConfig"
+        )],
+    };
+    (if what.is_empty() { "document".to_owned() } else { what }, problems)
+}
+
+fn resource<K>(document: &Value, compile: impl FnOnce(&K) -> Result<(), Problems>) -> Vec<String>
+where
+    K: CustomResourceExt + for<'de> Deserialize<'de>,
+{
+    let crd = K::crd();
+    let schema = crd.spec.versions.first().and_then(|v| v.schema.as_ref()?.open_api_v3_schema.clone());
+    let schema = serde_json::to_value(schema).unwrap_or_default();
+    let mut problems: Vec<String> = rules::unknown(&schema, document);
+    problems.extend(rules::schema(&schema, document));
+    problems.extend(rules::cel(&schema, document));
+    if problems.is_empty() {
+        match serde_json::from_value::<K>(document.clone()) {
+            Ok(object) => problems.extend(listed(compile(&object))),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    problems
+}
+
+fn listed(result: Result<(), Problems>) -> Vec<String> {
+    result.err().map(|Problems(all)| all.iter().map(ToString::to_string).collect()).unwrap_or_default()
+}

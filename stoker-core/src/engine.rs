@@ -1,0 +1,280 @@
+//! The engine: a destination directory, opened, locked, planned and applied.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::apply::{Applied, ApplyError, Observer, Transaction};
+use crate::compare::{self, ExactBytes, Inputs, LiveRules, PlanOptions};
+use crate::fault::{Category, Fault, Retry};
+use crate::history::{self, Past, Retention, RollbackError};
+use crate::path::RelPathBuf;
+use crate::plan::{Plan, PlanError};
+use crate::root::Root;
+use crate::source::Source;
+use crate::spec::SyncSpec;
+use crate::state::{Head, StateDir, StateLock};
+
+/// Why a destination cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The directory cannot be opened.
+    #[error("cannot open the data directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine's own directory inside cannot be used.
+    #[error("cannot use {path}/.stoker")]
+    State {
+        /// The destination.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process works on the same directory.
+    #[error("{path} is being synced by another process")]
+    Locked {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// A transaction that a crash has left behind cannot be completed now.
+    #[error("the interrupted transaction in {path} cannot be completed yet")]
+    Recovery {
+        /// The destination.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Fault for OpenError {
+    fn category(&self) -> Category {
+        match self {
+            Self::Directory { .. } => Category::new("DataDirectoryUnavailable"),
+            Self::State { source, .. } | Self::Recovery { source, .. }
+                if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                Category::new("VolumeReadOnly")
+            }
+            Self::State { source, .. } | Self::Recovery { source, .. }
+                if source.kind() == io::ErrorKind::StorageFull =>
+            {
+                Category::new("InsufficientSpace")
+            }
+            Self::State { .. } => Category::new("StateUnavailable"),
+            Self::Locked { .. } => Category::new("Locked"),
+            Self::Recovery { .. } => Category::new("RecoveryFailed"),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Backoff
+    }
+}
+
+/// A destination directory.
+///
+/// Opening writes nothing. [`Engine::preview`] only reads; [`Engine::begin`] takes the lock, completes what a crash
+/// may have left behind, and allows changes.
+pub struct Engine {
+    root: Root,
+    rules: Box<dyn LiveRules + Send + Sync>,
+    retention: Retention,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("root", &self.root.path()).field("retention", &self.retention).finish()
+    }
+}
+
+impl Engine {
+    /// Opens the directory at `path`.
+    ///
+    /// # Errors
+    /// When it does not exist or may not be read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let root =
+            Root::open(path).map_err(|source| OpenError::Directory { path: path.to_owned(), source })?;
+        Ok(Self { root, rules: Box::new(ExactBytes), retention: Retention::default() })
+    }
+
+    /// Judges live files by `rules` instead of byte for byte.
+    #[must_use]
+    pub fn with_rules(mut self, rules: impl LiveRules + Send + Sync + 'static) -> Self {
+        self.rules = Box::new(rules);
+        self
+    }
+
+    /// Keeps this much history.
+    #[must_use]
+    pub const fn with_retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// What is live, as far as this engine wrote it; `None` before the first sync.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn head(&self) -> Result<Option<Head>, OpenError> {
+        let head = self.state()?.map_or(Ok(None), |state| state.head());
+        head.map_err(|source| OpenError::State { path: self.root.path().to_owned(), source })
+    }
+
+    /// The files that this engine wrote and has not deleted.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn owned(&self) -> Result<Vec<RelPathBuf>, OpenError> {
+        let manifest = self.state()?.map_or(Ok(None), |state| state.manifest());
+        let manifest =
+            manifest.map_err(|source| OpenError::State { path: self.root.path().to_owned(), source })?;
+        Ok(manifest.unwrap_or_default().files.into_keys().collect())
+    }
+
+    /// The transactions that are kept, oldest first.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn history(&self) -> Result<Vec<Past>, OpenError> {
+        let past = self.state()?.map_or(Ok(Vec::new()), |state| history::past(&state));
+        past.map_err(|source| OpenError::State { path: self.root.path().to_owned(), source })
+    }
+
+    /// Makes a plan without taking the lock. Nothing is written.
+    ///
+    /// The contents of everything that would be written are read and checked too, so that a preview without error is
+    /// a sync without content errors.
+    ///
+    /// # Errors
+    /// When the inputs do not make a valid plan.
+    pub fn preview(
+        &self,
+        source: &dyn Source,
+        revision: &str,
+        spec: &SyncSpec,
+        options: &PlanOptions,
+    ) -> Result<Plan, PlanError> {
+        let state = StateDir::open(&self.root)
+            .map_err(|source| PlanError::Live { path: RelPathBuf::default(), source })?;
+        let plan = self.plan(state.as_ref(), source, revision, spec, options)?;
+        plan.check_contents(source, spec)?;
+        Ok(plan)
+    }
+
+    /// Takes the lock and completes an interrupted transaction.
+    ///
+    /// With `wait`, waits while another process holds the lock.
+    ///
+    /// # Errors
+    /// When the lock is held, or the engine's own directory cannot be used.
+    pub fn begin(&self, wait: bool) -> Result<Session<'_>, OpenError> {
+        let path = || self.root.path().to_owned();
+        let state_error = |source| OpenError::State { path: path(), source };
+        let state = StateDir::open_or_make(&self.root).map_err(state_error)?;
+        let lock =
+            state.lock(wait).map_err(state_error)?.ok_or_else(|| OpenError::Locked { path: path() })?;
+        let transaction = Transaction { root: &self.root, state: &state, retention: self.retention };
+        let recovered =
+            transaction.recover().map_err(|source| OpenError::Recovery { path: path(), source })?;
+        Ok(Session { engine: self, state, _lock: lock, recovered })
+    }
+
+    fn state(&self) -> Result<Option<StateDir>, OpenError> {
+        StateDir::open(&self.root)
+            .map_err(|source| OpenError::State { path: self.root.path().to_owned(), source })
+    }
+
+    fn plan(
+        &self,
+        state: Option<&StateDir>,
+        source: &dyn Source,
+        revision: &str,
+        spec: &SyncSpec,
+        options: &PlanOptions,
+    ) -> Result<Plan, PlanError> {
+        compare::plan(&Inputs {
+            root: &self.root,
+            state,
+            source,
+            revision,
+            spec,
+            rules: self.rules.as_ref(),
+            options,
+        })
+    }
+}
+
+/// The destination, locked. Nobody else plans or applies until it is dropped.
+#[derive(Debug)]
+pub struct Session<'e> {
+    engine: &'e Engine,
+    state: StateDir,
+    _lock: StateLock,
+    recovered: Option<u64>,
+}
+
+impl Session<'_> {
+    /// The interrupted transaction that was completed when the session began.
+    #[must_use]
+    pub const fn recovered(&self) -> Option<u64> {
+        self.recovered
+    }
+
+    /// Makes a plan. Nothing is written.
+    ///
+    /// # Errors
+    /// When the inputs do not make a valid plan, or a guard stops it.
+    pub fn plan(
+        &self,
+        source: &dyn Source,
+        revision: &str,
+        spec: &SyncSpec,
+        options: &PlanOptions,
+    ) -> Result<Plan, PlanError> {
+        self.engine.plan(Some(&self.state), source, revision, spec, options)
+    }
+
+    /// Carries out a plan, wholly or not at all.
+    ///
+    /// # Errors
+    /// When a content cannot go live or a write fails; see [`ApplyError`] for what holds then.
+    pub fn apply(
+        &self,
+        plan: Plan,
+        source: &dyn Source,
+        spec: &SyncSpec,
+        observer: &mut dyn Observer,
+    ) -> Result<Applied, ApplyError> {
+        self.transaction().apply(plan, source, spec, observer)
+    }
+
+    /// Goes back to before `transaction`, or before the newest one, as a transaction of its own. Returns its record.
+    ///
+    /// # Errors
+    /// When the transaction is not kept any more, or a write fails.
+    pub fn rollback(&self, transaction: Option<u64>) -> Result<Past, RollbackError> {
+        let journal = self.transaction().rollback(transaction)?;
+        let past = history::past(&self.state)
+            .map_err(|source| RollbackError::Read { transaction: journal.transaction, source })?;
+        past.into_iter().find(|p| p.transaction == journal.transaction).ok_or(RollbackError::Nothing)
+    }
+
+    fn transaction(&self) -> Transaction<'_> {
+        Transaction { root: &self.engine.root, state: &self.state, retention: self.engine.retention }
+    }
+}

@@ -1,0 +1,308 @@
+//! What past transactions replaced, and the way back to before any of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::apply::{ApplyError, Transaction, now_ms};
+use crate::fault::{Category, Fault, Retry};
+use crate::journal::{Journal, Step, digest_of, exists};
+use crate::path::{RelPath, RelPathBuf};
+use crate::plan::ActionKind;
+use crate::root::{Live, open_file};
+use crate::source::ContentId;
+use crate::state::{Head, Manifest, ManifestEntry, StateDir, unseal};
+
+/// How much history is kept. The newest transaction always stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Transactions.
+    pub count: usize,
+    /// Bytes of replaced content.
+    pub bytes: u64,
+}
+
+impl Default for Retention {
+    /// 10 transactions, 512 MiB.
+    fn default() -> Self {
+        Self { count: 10, bytes: 512 << 20 }
+    }
+}
+
+/// One past transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// Its number.
+    pub transaction: u64,
+    /// The revision that was live before.
+    pub from: Option<String>,
+    /// The revision that was live after.
+    pub to: String,
+    /// When it became live, in milliseconds since 1970-01-01 UTC.
+    pub at: u64,
+    /// What happened to which file.
+    pub changes: Vec<(RelPathBuf, ActionKind)>,
+}
+
+/// Why there is no way back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RollbackError {
+    /// There is no history at all.
+    #[error("there is no transaction to go back from")]
+    Nothing,
+    /// The transaction is not kept any more, or never was.
+    #[error("transaction {wanted} is not kept; there are {}", list(.kept))]
+    NotKept {
+        /// The transaction that was asked for.
+        wanted: u64,
+        /// The transactions that are kept.
+        kept: Vec<u64>,
+    },
+    /// The history could not be read.
+    #[error("cannot read the history of transaction {transaction}")]
+    Read {
+        /// The transaction.
+        transaction: u64,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The way back failed.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+fn list(kept: &[u64]) -> String {
+    if kept.is_empty() {
+        "none".to_owned()
+    } else {
+        kept.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Fault for RollbackError {
+    fn category(&self) -> Category {
+        match self {
+            Self::Nothing | Self::NotKept { .. } => Category::new("HistoryNotKept"),
+            Self::Read { .. } => Category::new("HistoryUnreadable"),
+            Self::Apply(error) => error.category(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Nothing | Self::NotKept { .. } => Retry::Never,
+            Self::Read { .. } => Retry::Backoff,
+            Self::Apply(error) => error.retry(),
+        }
+    }
+}
+
+/// The transactions with a complete record, oldest first.
+pub(crate) fn past(state: &StateDir) -> io::Result<Vec<Past>> {
+    let mut past = Vec::new();
+    for transaction in transactions(state)? {
+        let Some(journal) = journal(state, transaction)? else { continue };
+        let changes = journal.steps.iter().filter_map(|step| match step {
+            Step::Put { path, before: Some(_), .. } => Some((path.clone(), ActionKind::Update)),
+            Step::Put { path, before: None, .. } => Some((path.clone(), ActionKind::Create)),
+            Step::SetMode { path, .. } => Some((path.clone(), ActionKind::SetMode)),
+            Step::Delete { path, .. } => Some((path.clone(), ActionKind::Delete)),
+            _ => None,
+        });
+        past.push(Past {
+            transaction,
+            from: journal.previous.as_ref().map(|h| h.revision.clone()),
+            to: journal.head.revision.clone(),
+            at: journal.head.at,
+            changes: changes.collect(),
+        });
+    }
+    Ok(past)
+}
+
+fn transactions(state: &StateDir) -> io::Result<Vec<u64>> {
+    let mut numbers: Vec<u64> = state.names("history")?.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn journal(state: &StateDir, transaction: u64) -> io::Result<Option<Journal>> {
+    Ok(state.read(&format!("history/{transaction}/journal"))?.and_then(|bytes| unseal(&bytes)))
+}
+
+/// Removes the oldest transactions until the rest fits.
+pub(crate) fn prune(state: &StateDir, retention: Retention) -> io::Result<()> {
+    let (mut count, mut bytes) = (0, 0u64);
+    for transaction in transactions(state)?.into_iter().rev() {
+        let directory = state.directory(&format!("history/{transaction}"))?;
+        for name in crate::state::names(&directory)? {
+            if let Live::File(file) = crate::root::live_at(directory.as_fd(), &name)? {
+                bytes += file.id.size;
+            }
+        }
+        count += 1;
+        if count > 1 && (count > retention.count || bytes > retention.bytes) {
+            for name in crate::state::names(&directory)? {
+                rustix::fs::unlinkat(&directory, name, AtFlags::empty())?;
+            }
+            discard(state, transaction)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directory of a transaction that kept nothing.
+pub(crate) fn discard(state: &StateDir, transaction: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    match rustix::fs::unlinkat(state.fd(), format!("history/{transaction}"), AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+impl Transaction<'_> {
+    /// Goes back to before transaction `target`, as a transaction of its own.
+    pub(crate) fn rollback(&self, target: Option<u64>) -> Result<Journal, RollbackError> {
+        let read = |transaction| move |source| RollbackError::Read { transaction, source };
+        let mut kept = Vec::new();
+        for transaction in transactions(self.state).map_err(read(0))? {
+            if let Some(journal) = journal(self.state, transaction).map_err(read(transaction))? {
+                kept.push(journal);
+            }
+        }
+        let newest = kept.last().ok_or(RollbackError::Nothing)?.transaction;
+        let target = target.unwrap_or(newest);
+        let wanted: Vec<&Journal> = kept.iter().filter(|j| j.transaction >= target).collect();
+        if wanted.first().is_none_or(|j| j.transaction != target) {
+            let kept = kept.iter().map(|j| j.transaction).collect();
+            return Err(RollbackError::NotKept { wanted: target, kept });
+        }
+        let transaction = newest + 1;
+        let io_error = |e| RollbackError::Apply(ApplyError::io(RelPath::ROOT, e));
+        self.state.make_directory(&format!("history/{transaction}")).map_err(io_error)?;
+        let steps = self.inverse(&wanted).map_err(io_error)?;
+        let previous = self.state.head().map_err(io_error)?;
+        let before = wanted[0].previous.clone().unwrap_or_else(|| Head {
+            revision: String::new(),
+            spec: String::new(),
+            sources: BTreeMap::new(),
+            transaction,
+            files: 0,
+            at: 0,
+        });
+        let journal =
+            Journal { transaction, previous, head: Head { transaction, at: now_ms(), ..before }, steps };
+        let manifest: Manifest = self.state.manifest().map_err(io_error)?.unwrap_or_default();
+        self.run(&journal, manifest)?;
+        Ok(journal)
+    }
+
+    /// The steps that undo some transactions, with the old contents staged.
+    fn inverse(&self, journals: &[&Journal]) -> io::Result<Vec<Step>> {
+        // The oldest transaction that touched a path knows what was there before all of them.
+        let mut oldest: BTreeMap<&RelPathBuf, (u64, &Step)> = BTreeMap::new();
+        let (mut made, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        for journal in journals.iter().rev() {
+            for step in journal.steps.iter().rev() {
+                match step {
+                    Step::MakeDirectory { path } => {
+                        removed.remove(path);
+                        made.insert(path.clone());
+                    }
+                    Step::RemoveDirectory { path } => {
+                        made.remove(path);
+                        removed.insert(path.clone());
+                    }
+                    _ => {
+                        oldest.insert(step.path(), (journal.transaction, step));
+                    }
+                }
+            }
+        }
+        let stage = self.state.directory("stage")?;
+        let (mut early, mut puts, mut deletes, mut rest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut slot = 0;
+        let current = self.state.manifest()?.unwrap_or_default();
+        for (path, (transaction, step)) in oldest {
+            let now = current.files.get(path).cloned();
+            let path = path.clone();
+            match step {
+                Step::Put { slot: kept, before, .. } | Step::Delete { slot: kept, before, .. } => {
+                    slot += 1;
+                    let history = self.state.directory(&format!("history/{transaction}"))?;
+                    if !exists(history.as_fd(), &kept.to_string())? {
+                        // It was new: it goes, before the directories that may take its place.
+                        if removed.iter().any(|d| d.as_path().starts_with(path.as_path())) {
+                            early.push(Step::Delete { path, slot, before: now });
+                        } else {
+                            deletes.push(Step::Delete { path, slot, before: now });
+                        }
+                        continue;
+                    }
+                    let mut source = open_file(history.as_fd(), &kept.to_string())?;
+                    let digest = self.restage(&mut source, &stage, slot)?;
+                    let entry = before.clone().unwrap_or(ManifestEntry {
+                        id: ContentId::of(&digest),
+                        transform: [0; 16],
+                        digest,
+                        executable: false,
+                        stat: crate::root::StatId::default(),
+                    });
+                    let staged = crate::root::live_at(stage.as_fd(), &slot.to_string())?;
+                    let stat = match staged {
+                        Live::File(file) => file.id,
+                        _ => crate::root::StatId::default(),
+                    };
+                    let entry = ManifestEntry { digest, stat, ..entry };
+                    puts.push(Step::Put { path: path.clone(), slot, entry, before: now });
+                    if before.is_none() {
+                        rest.push(Step::Forget { path, before: None });
+                    }
+                }
+                Step::SetMode { before, entry, .. } => {
+                    rest.push(Step::SetMode { path, entry: before.clone(), before: entry.clone() });
+                }
+                Step::Record { before: Some(entry), .. } | Step::Forget { before: Some(entry), .. } => {
+                    rest.push(Step::Record { path, entry: entry.clone(), before: now });
+                }
+                Step::Record { .. } => rest.push(Step::Forget { path, before: now }),
+                _ => {}
+            }
+        }
+        deletes.reverse();
+        let mut steps = early;
+        steps.extend(removed.into_iter().map(|path| Step::MakeDirectory { path }));
+        let tail = made.into_iter().rev().map(|path| Step::RemoveDirectory { path });
+        // A file that comes back in the place of a directory needs that directory gone first.
+        let (blocked, puts): (Vec<_>, Vec<_>) = puts
+            .into_iter()
+            .partition(|step| matches!(self.root.cursor().live(step.path().as_path()), Ok(Live::Directory)));
+        steps.extend(puts);
+        steps.extend(deletes);
+        steps.extend(tail);
+        steps.extend(blocked);
+        steps.extend(rest);
+        Ok(steps)
+    }
+
+    /// Copies a kept content into the stage; history stays complete.
+    fn restage(&self, source: &mut File, stage: &impl AsFd, slot: u32) -> io::Result<[u8; 32]> {
+        let stat = rustix::fs::fstat(&*source)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(stage, slot.to_string(), flags, Mode::from_raw_mode(0o600))?;
+        let mut copy = File::from(fd);
+        io::copy(source, &mut copy)?;
+        rustix::fs::fchmod(&copy, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        if rustix::process::geteuid().is_root() {
+            crate::state::own(stage.as_fd(), &slot.to_string(), stat.st_uid, stat.st_gid)?;
+        }
+        use std::io::Seek;
+        copy.rewind()?;
+        digest_of(copy)
+    }
+}

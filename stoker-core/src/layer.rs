@@ -1,0 +1,392 @@
+//! From mappings to the desired state: templates resolved, sources listed, excludes and protections applied.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+use unicode_normalization::UnicodeNormalization;
+
+use crate::json::JsonPath;
+use crate::path::{PathError, RelPath, RelPathBuf};
+use crate::pattern::{PatternSet, RuleIndex};
+use crate::plan::{PlanError, Warning};
+use crate::source::{ContentId, Entry, EntryKind, Source};
+use crate::spec::{Mapping, MappingKind, SyncSpec};
+use crate::state::{STATE_DIRECTORY, is_own};
+use crate::template::{Template, Variables};
+use crate::transform::Transform;
+
+/// The longest path or value that a template may render to, in bytes.
+const MAX_RENDERED_BYTES: usize = 64 << 10;
+
+/// One mapping after its templates were resolved.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) origin: String,
+    pub(crate) source: RelPathBuf,
+    pub(crate) destination: RelPathBuf,
+    pub(crate) kind: Option<MappingKind>,
+    pub(crate) required: bool,
+    template: bool,
+    patches: Vec<(PatternSet, Vec<(JsonPath, Value)>)>,
+}
+
+/// One wanted file.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Desired {
+    pub(crate) id: ContentId,
+    pub(crate) size: Option<u64>,
+    pub(crate) executable: bool,
+    /// Which layer brings it; beyond the layers, which [`Generated`](crate::spec::Generated) file it is.
+    pub(crate) layer: u32,
+    /// Index into [`DesiredState::transforms`]; 0 is the identity.
+    pub(crate) transform: u32,
+}
+
+/// Everything that the destination should hold.
+#[derive(Debug, Default)]
+pub(crate) struct DesiredState {
+    pub(crate) files: BTreeMap<RelPathBuf, Desired>,
+    pub(crate) transforms: Vec<Transform>,
+    /// Destinations of mappings whose source is missing: nothing below them is deleted.
+    pub(crate) untouched: Vec<RelPathBuf>,
+    pub(crate) total_bytes: u64,
+}
+
+/// What a path must never be: the engine's own, protected, or excluded.
+#[derive(Debug)]
+pub(crate) struct Boundaries {
+    protections: PatternSet,
+    reasons: Vec<String>,
+    pub(crate) excludes: PatternSet,
+}
+
+impl Boundaries {
+    pub(crate) fn new(spec: &SyncSpec) -> Result<Self, PlanError> {
+        let own = format!("/{STATE_DIRECTORY}");
+        let patterns = spec.protections.iter().map(|p| p.pattern.as_str());
+        let reasons = spec.protections.iter().map(|p| p.reason.clone());
+        Ok(Self {
+            protections: PatternSet::new(patterns.chain([own.as_str()]))?,
+            reasons: reasons.chain(["Stoker's own state".to_owned()]).collect(),
+            excludes: PatternSet::new(&spec.excludes)?,
+        })
+    }
+
+    /// Why `path` is protected.
+    pub(crate) fn protected(&self, path: RelPath<'_>, is_directory: bool) -> Option<&str> {
+        let (rule, _) = self.protections.excluding_rule(path, is_directory)?;
+        self.reasons.get(rule.get()).map(String::as_str)
+    }
+
+    /// Whether a file at `path` may be written or deleted at all.
+    pub(crate) fn allows(&self, path: RelPath<'_>) -> bool {
+        !is_own(path) && self.protected(path, false).is_none() && !self.excludes.excludes(path, false)
+    }
+}
+
+impl Layer {
+    /// Resolves the templates of a mapping.
+    pub(crate) fn resolve(mapping: &Mapping, variables: &Variables) -> Result<Self, PlanError> {
+        let path = |field: &'static str, text: &str| -> Result<RelPathBuf, PlanError> {
+            let rendered = render(&mapping.origin, field, text, variables)?;
+            RelPathBuf::parse(&rendered).map_err(|error| PlanError::Path {
+                origin: mapping.origin.clone(),
+                field,
+                value: rendered,
+                error,
+            })
+        };
+        let destination = path("destination", &mapping.destination)?;
+        let patches = mapping.patches.iter().map(|patch| {
+            let file = patch.file.as_deref().unwrap_or("*.json");
+            let file = render(&mapping.origin, "patch file", file, variables)?;
+            Ok((PatternSet::new([file])?, edits(&mapping.origin, &patch.set, variables)?))
+        });
+        Ok(Self {
+            origin: mapping.origin.clone(),
+            source: path("source", &mapping.source)?,
+            patches: patches.collect::<Result<_, PlanError>>()?,
+            destination,
+            kind: mapping.kind,
+            required: mapping.required,
+            template: mapping.template,
+        })
+    }
+
+    /// The path in the source of a file that this layer brings.
+    pub(crate) fn source_of(&self, path: RelPath<'_>) -> Result<RelPathBuf, PathError> {
+        let below = path.strip_prefix(self.destination.as_path()).unwrap_or(RelPath::ROOT);
+        self.source.as_path().join(below)
+    }
+
+    fn transform(&self, path: RelPath<'_>) -> Transform {
+        let below = path.strip_prefix(self.destination.as_path()).filter(|p| !p.is_root());
+        // A file mapping has nothing below its destination: its patches match the file's own name.
+        let name = path.file_name().and_then(|name| RelPath::ROOT.child(name).ok());
+        let matched = |set: &PatternSet| match (below, &name) {
+            (Some(below), _) => set.excludes(below, false),
+            (None, Some(name)) => set.excludes(name.as_path(), false),
+            (None, None) => false,
+        };
+        let edits = self.patches.iter().filter(|(set, _)| matched(set)).flat_map(|(_, edits)| edits.clone());
+        Transform { template: self.template, edits: edits.collect() }
+    }
+}
+
+pub(crate) fn edits(
+    origin: &str,
+    set: &BTreeMap<String, Value>,
+    variables: &Variables,
+) -> Result<Vec<(JsonPath, Value)>, PlanError> {
+    set.iter()
+        .map(|(path, value)| {
+            let path = render(origin, "patch path", path, variables)?;
+            let path = JsonPath::parse(&path)
+                .map_err(|error| PlanError::JsonPath { origin: origin.to_owned(), error })?;
+            let value = match value {
+                Value::String(text) => Value::String(render(origin, "patch value", text, variables)?),
+                other => other.clone(),
+            };
+            Ok((path, value))
+        })
+        .collect()
+}
+
+pub(crate) fn render(
+    origin: &str,
+    field: &'static str,
+    text: &str,
+    variables: &Variables,
+) -> Result<String, PlanError> {
+    Template::parse(text).and_then(|template| template.render(variables, MAX_RENDERED_BYTES)).map_err(
+        |error| PlanError::Template { origin: origin.to_owned(), field, value: text.to_owned(), error },
+    )
+}
+
+/// Lists all layers, in order, into one desired state.
+pub(crate) fn list(
+    source: &dyn Source,
+    layers: &[Layer],
+    roots: &[Option<Entry>],
+    boundaries: &Boundaries,
+    spec: &SyncSpec,
+    warnings: &mut Vec<Warning>,
+) -> Result<DesiredState, PlanError> {
+    let mut listing = Listing {
+        source,
+        boundaries,
+        spec,
+        warnings,
+        state: DesiredState { transforms: vec![Transform::default()], ..DesiredState::default() },
+        transform_keys: HashMap::new(),
+    };
+    for (number, (layer, root)) in layers.iter().zip(roots).enumerate() {
+        listing.layer(number as u32, layer, root.as_ref())?;
+    }
+    let mut state = listing.state;
+    generate(&mut state.files, layers.len(), boundaries, spec);
+    state.total_bytes = state.files.values().filter_map(|f| f.size).sum();
+    twins(&state.files)?;
+    Ok(state)
+}
+
+/// Adds the generated files that are needed and that no layer brings.
+fn generate(
+    files: &mut BTreeMap<RelPathBuf, Desired>,
+    layers: usize,
+    boundaries: &Boundaries,
+    spec: &SyncSpec,
+) {
+    for (number, generated) in spec.generated.iter().enumerate() {
+        let below = files.range(generated.needed_by.clone()..).take_while(|(path, _)| {
+            // Siblings such as `a.b` sort between `a` and `a/b`.
+            path.as_str().starts_with(generated.needed_by.as_str())
+        });
+        let needed =
+            below.into_iter().any(|(path, _)| path.as_path().starts_with(generated.needed_by.as_path()));
+        if needed && !files.contains_key(&generated.path) && boundaries.allows(generated.path.as_path()) {
+            let wanted = Desired {
+                id: ContentId::of(generated.content.as_bytes()),
+                size: Some(generated.content.len() as u64),
+                executable: false,
+                layer: (layers + number) as u32,
+                transform: 0,
+            };
+            files.insert(generated.path.clone(), wanted);
+        }
+    }
+}
+
+struct Listing<'a> {
+    source: &'a dyn Source,
+    boundaries: &'a Boundaries,
+    spec: &'a SyncSpec,
+    warnings: &'a mut Vec<Warning>,
+    state: DesiredState,
+    transform_keys: HashMap<String, u32>,
+}
+
+impl Listing<'_> {
+    fn layer(&mut self, number: u32, layer: &Layer, root: Option<&Entry>) -> Result<(), PlanError> {
+        let origin = || layer.origin.clone();
+        if let Some(reason) = self.boundaries.protected(layer.destination.as_path(), true) {
+            let (destination, reason) = (layer.destination.clone(), reason.to_owned());
+            return Err(PlanError::ProtectedDestination { origin: origin(), destination, reason });
+        }
+        let Some(root) = root else {
+            if layer.required {
+                return Err(PlanError::MissingSource { origin: origin(), source_path: layer.source.clone() });
+            }
+            self.warnings
+                .push(Warning::MissingSource { origin: origin(), source_path: layer.source.clone() });
+            self.state.untouched.push(layer.destination.clone());
+            return Ok(());
+        };
+        let found = match root.kind {
+            EntryKind::Directory => MappingKind::Dir,
+            EntryKind::File | EntryKind::Executable => MappingKind::File,
+            kind => {
+                return Err(PlanError::UnsupportedEntry {
+                    path: layer.source.clone(),
+                    kind,
+                    origin: origin(),
+                });
+            }
+        };
+        if let Some(wanted) = layer.kind.filter(|&kind| kind != found) {
+            let source_path = layer.source.clone();
+            return Err(PlanError::WrongKind { origin: origin(), source_path, wanted, found });
+        }
+        match found {
+            MappingKind::File if layer.destination.as_path().is_root() => {
+                Err(PlanError::FileOntoRoot { origin: origin(), source_path: layer.source.clone() })
+            }
+            MappingKind::File => self.file(number, layer, layer.destination.clone(), root),
+            MappingKind::Dir => {
+                let destination = layer.destination.as_path();
+                let mut last = self.boundaries.excludes.step(None, destination, true);
+                for above in destination.ancestors() {
+                    last = last.max(self.boundaries.excludes.step(None, above, true));
+                }
+                self.directory(number, layer, layer.source.as_path(), destination, last)
+            }
+        }
+    }
+
+    fn directory(
+        &mut self,
+        number: u32,
+        layer: &Layer,
+        from: RelPath<'_>,
+        to: RelPath<'_>,
+        excluded_by: Option<RuleIndex>,
+    ) -> Result<(), PlanError> {
+        for named in self.source.list(from)? {
+            let name = std::str::from_utf8(&named.name).map_err(|_| {
+                let text = String::from_utf8_lossy(&named.name).into_owned();
+                PlanError::Entry {
+                    origin: layer.origin.clone(),
+                    directory: from.to_buf(),
+                    error: PathError::NotUtf8(text),
+                }
+            })?;
+            let entry_error =
+                |error| PlanError::Entry { origin: layer.origin.clone(), directory: from.to_buf(), error };
+            let path = to.child(name).map_err(entry_error)?;
+            let is_directory = named.entry.kind == EntryKind::Directory;
+            let rule = self.boundaries.excludes.step(excluded_by, path.as_path(), is_directory);
+            let excluded = self.boundaries.excludes.verdict(rule).is_some();
+            match named.entry.kind {
+                EntryKind::Directory => {
+                    if self.boundaries.protected(path.as_path(), true).is_some() {
+                        self.warnings.push(Warning::Protected { path, origin: layer.origin.clone() });
+                        continue;
+                    }
+                    let below = from.child(name).map_err(entry_error)?;
+                    self.directory(number, layer, below.as_path(), path.as_path(), rule)?;
+                }
+                _ if excluded => {}
+                EntryKind::File | EntryKind::Executable => self.file(number, layer, path, &named.entry)?,
+                kind => {
+                    let path = from.child(name).map_err(entry_error)?;
+                    return Err(PlanError::UnsupportedEntry { path, kind, origin: layer.origin.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, number: u32, layer: &Layer, path: RelPathBuf, entry: &Entry) -> Result<(), PlanError> {
+        if self.boundaries.protected(path.as_path(), false).is_some() {
+            self.warnings.push(Warning::Protected { path, origin: layer.origin.clone() });
+            return Ok(());
+        }
+        if self.boundaries.excludes.excludes(path.as_path(), false) {
+            return Ok(());
+        }
+        let Some(id) = entry.id else {
+            return Err(PlanError::UnsupportedEntry { path, kind: entry.kind, origin: layer.origin.clone() });
+        };
+        let limits = &self.spec.limits;
+        if let Some(size) = entry.size.filter(|&size| size > limits.max_file_bytes) {
+            return Err(PlanError::FileTooLarge { path, size, limit: limits.max_file_bytes });
+        }
+        let transform = self.transform(layer, path.as_path())?;
+        let executable = entry.kind == EntryKind::Executable;
+        self.state.files.insert(path, Desired { id, size: entry.size, executable, layer: number, transform });
+        if self.state.files.len() as u64 > limits.max_files {
+            return Err(PlanError::TooManyFiles { limit: limits.max_files });
+        }
+        Ok(())
+    }
+
+    fn transform(&mut self, layer: &Layer, path: RelPath<'_>) -> Result<u32, PlanError> {
+        let mut transform = layer.transform(path);
+        for edit in &self.spec.edits {
+            let target = render(&edit.origin, "path", &edit.path, &self.spec.variables)?;
+            if target == path.as_str() {
+                transform.edits.extend(edits(&edit.origin, &edit.set, &self.spec.variables)?);
+            }
+        }
+        if transform.is_identity() {
+            return Ok(0);
+        }
+        let key = format!("{transform:?}");
+        let next = self.state.transforms.len() as u32;
+        let index = *self.transform_keys.entry(key).or_insert(next);
+        if index == next {
+            self.state.transforms.push(transform);
+        }
+        Ok(index)
+    }
+}
+
+/// Refuses two paths that some file system takes for one: equal but for letter case or Unicode normalisation.
+fn twins(files: &BTreeMap<RelPathBuf, Desired>) -> Result<(), PlanError> {
+    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(files.len());
+    let mut last_parent = RelPath::ROOT;
+    for path in files.keys() {
+        let path = path.as_path();
+        let parent = path.parent().unwrap_or(RelPath::ROOT);
+        let above = if parent == last_parent { None } else { Some(path.ancestors()) };
+        last_parent = parent;
+        for path in std::iter::once(path).chain(above.into_iter().flatten()) {
+            let first = *seen.entry(fold(path.as_str())).or_insert(path);
+            if first != path {
+                return Err(PlanError::Twins { first: first.to_buf(), second: path.to_buf() });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fold(text: &str) -> u128 {
+    let folded: String = if text.is_ascii() {
+        text.to_ascii_lowercase()
+    } else {
+        text.nfc().flat_map(char::to_lowercase).nfc().collect()
+    };
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(folded.as_bytes()).as_bytes()[..16]);
+    u128::from_le_bytes(short)
+}

@@ -1,0 +1,159 @@
+//! What a sync should do: mappings, excludes, protections, guards.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::path::RelPathBuf;
+use crate::template::Variables;
+
+/// Everything that decides, together with a source, what the destination should hold.
+///
+/// A plain value: the same spec and the same source give the same plan.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SyncSpec {
+    /// What goes where. Later mappings win per file.
+    pub mappings: Vec<Mapping>,
+    /// The values that templates can name.
+    pub variables: Variables,
+    /// Patterns of paths that are neither written nor deleted; see [`crate::pattern`].
+    pub excludes: Vec<String>,
+    /// Paths that belong to somebody else, whatever a mapping or an exclude says.
+    pub protections: Vec<Protection>,
+    /// Edits to single files after their mapping's own transforms.
+    pub edits: Vec<FileEdit>,
+    /// Files that the destination needs and no mapping may bring.
+    #[serde(default)]
+    pub generated: Vec<Generated>,
+    /// File names that become visible last within their directory, such as a manifest that lists its siblings.
+    pub last_in_directory: Vec<String>,
+    /// What happens to owned files that vanished from the source.
+    pub prune: Prune,
+    /// The largest tree that is accepted.
+    pub limits: Limits,
+    /// The most deletions that one sync performs without an approval.
+    pub max_deletes: MaxDeletes,
+}
+
+/// One mapping from the source to the destination.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Where the mapping was written down, for messages: `profile area, mapping 2`.
+    pub origin: String,
+    /// The path in the source; a template.
+    pub source: String,
+    /// The path in the destination; a template.
+    pub destination: String,
+    /// What the source must be; taken from the source when absent.
+    #[serde(default)]
+    pub kind: Option<MappingKind>,
+    /// Whether a missing source is an error. Otherwise the mapping is skipped and deletes nothing.
+    #[serde(default)]
+    pub required: bool,
+    /// Whether file contents are templates.
+    #[serde(default)]
+    pub template: bool,
+    /// Edits of JSON files, after templating.
+    #[serde(default)]
+    pub patches: Vec<Patch>,
+}
+
+/// What a mapping's source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MappingKind {
+    /// A directory and everything below it.
+    Dir,
+    /// One file.
+    File,
+}
+
+/// Values to set in JSON files of a mapping.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Patch {
+    /// Which files, as a pattern relative to the mapping's destination; a template. All `*.json` when absent.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// JSON path to value. Strings are templates.
+    pub set: BTreeMap<String, serde_json::Value>,
+}
+
+/// Values to set in one file of the destination, when a mapping brings that file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FileEdit {
+    /// Where the edit was asked for, for messages.
+    pub origin: String,
+    /// The file, relative to the destination directory.
+    pub path: String,
+    /// JSON path to value. Strings are templates.
+    pub set: BTreeMap<String, serde_json::Value>,
+}
+
+/// A file that is made up when a directory gets files and no mapping brings it.
+///
+/// Where something is at its path already that the engine did not write, that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generated {
+    /// Why it is needed, for messages.
+    pub origin: String,
+    /// The directory; the file is wanted only when the source brings files below it.
+    pub needed_by: RelPathBuf,
+    /// The file.
+    pub path: RelPathBuf,
+    /// Its content.
+    pub content: String,
+}
+
+/// A path pattern that is never written, never deleted and never part of a diff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// The pattern; see [`crate::pattern`].
+    pub pattern: String,
+    /// Whose it is, for messages.
+    pub reason: String,
+}
+
+/// What happens to owned files that vanished from the source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Prune {
+    /// They are deleted; files that this engine did not write stay.
+    #[default]
+    Owned,
+    /// They stay.
+    Never,
+}
+
+/// The largest tree that is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Files in the desired state.
+    pub max_files: u64,
+    /// Bytes in the desired state.
+    pub max_total_bytes: u64,
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 100,000 files, 2 GiB, 64 MiB a file.
+    fn default() -> Self {
+        Self { max_files: 100_000, max_total_bytes: 2 << 30, max_file_bytes: 64 << 20 }
+    }
+}
+
+/// The most deletions that one sync performs without an approval: more than `count`, or more than `percent` of the
+/// owned files, stop the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaxDeletes {
+    /// Files.
+    pub count: u64,
+    /// Percent of the owned files, 0 to 100.
+    pub percent: u8,
+}
+
+impl Default for MaxDeletes {
+    /// 200 files, 50 percent.
+    fn default() -> Self {
+        Self { count: 200, percent: 50 }
+    }
+}

@@ -1,0 +1,253 @@
+//! The engine's own directory, `.stoker/` inside the destination: lock, head, manifest, journal, stage and history.
+//!
+//! ```text
+//! .stoker/            mode 0700, on the destination's own file system
+//!   lock              held (flock) by whoever plans and applies
+//!   head              JSON: the revision that is live, and what the last plan was made from
+//!   manifest          per owned path: what was written last, and how the file looked right after
+//!   journal           exists only while a transaction is between its commit point and its end
+//!   stage/N           new contents of the running transaction
+//!   history/TX/N      what transaction TX replaced, and its journal
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::path::{RelPath, RelPathBuf};
+use crate::root::{Root, StatId};
+use crate::source::ContentId;
+
+/// The name of the engine's own directory inside the destination. Always protected.
+pub const STATE_DIRECTORY: &str = ".stoker";
+
+const MAGIC: &[u8; 8] = b"STOKER\x00\x01";
+
+/// A BLAKE3 digest of written bytes.
+pub(crate) type Digest = [u8; 32];
+
+/// What was written at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ManifestEntry {
+    /// The content id in the source.
+    pub(crate) id: ContentId,
+    /// What was done to the content on the way; zero for nothing.
+    pub(crate) transform: [u8; 16],
+    /// The digest of the written bytes.
+    pub(crate) digest: Digest,
+    pub(crate) executable: bool,
+    /// How the file looked right after the write; all zero when that is not known.
+    pub(crate) stat: StatId,
+}
+
+/// What is owned, by path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) files: BTreeMap<RelPathBuf, ManifestEntry>,
+    /// Directories that the engine made, and may remove when they are empty.
+    pub(crate) directories: BTreeSet<RelPathBuf>,
+}
+
+/// What is live, and what it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Head {
+    /// The revision of the source whose content is live.
+    pub revision: String,
+    /// The digest of the spec it was planned with.
+    pub spec: String,
+    /// Per mapped source path: the id it had, or none when it was missing.
+    pub sources: BTreeMap<RelPathBuf, Option<ContentId>>,
+    /// The number of the last transaction.
+    pub transaction: u64,
+    /// Owned files.
+    pub files: u64,
+    /// When it became live, in milliseconds since 1970-01-01 UTC.
+    pub at: u64,
+}
+
+/// The opened state directory.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    fd: OwnedFd,
+}
+
+/// The lock on a destination; released when dropped, and by the kernel when the process ends.
+#[derive(Debug)]
+pub(crate) struct StateLock {
+    file: OwnedFd,
+}
+
+impl Drop for StateLock {
+    /// Unlocks by word, not by closing: a child process that is being forked right now still holds a duplicate.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+impl StateDir {
+    /// Opens the directory; `None` when there is none.
+    pub(crate) fn open(root: &Root) -> io::Result<Option<Self>> {
+        let path = RelPathBuf::parse(STATE_DIRECTORY).map_err(io::Error::other)?;
+        match root.directory(path.as_path()) {
+            Ok(fd) => Ok(Some(Self { fd })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens the directory, making it when there is none.
+    pub(crate) fn open_or_make(root: &Root) -> io::Result<Self> {
+        match rustix::fs::mkdirat(root.fd(), STATE_DIRECTORY, Mode::RWXU) {
+            Ok(()) => {
+                own_like(root.fd(), root.fd(), STATE_DIRECTORY)?;
+                rustix::fs::fsync(root.fd())?;
+            }
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let state = Self::open(root)?.ok_or(io::ErrorKind::NotFound)?;
+        for sub in ["stage", "history"] {
+            state.make_directory(sub)?;
+        }
+        Ok(state)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn make_directory(&self, path: &str) -> io::Result<()> {
+        match rustix::fs::mkdirat(&self.fd, path, Mode::RWXU) {
+            Ok(()) => own_like(self.fd(), self.fd(), path),
+            Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    pub(crate) fn directory(&self, path: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(&self.fd, path, flags, Mode::empty())?)
+    }
+
+    /// Takes the lock; `None` when somebody else holds it and `wait` is false.
+    pub(crate) fn lock(&self, wait: bool) -> io::Result<Option<StateLock>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&self.fd, "lock", flags, Mode::RUSR | Mode::WUSR)?;
+        let how = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
+        match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, how)) {
+            Ok(()) => Ok(Some(StateLock { file })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => {
+                let mut bytes = Vec::new();
+                File::from(fd).read_to_end(&mut bytes)?;
+                Ok(Some(bytes))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Writes `name.new`; the caller makes it durable and then calls [`StateDir::publish`].
+    pub(crate) fn write_new(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&self.fd, format!("{name}.new"), flags, Mode::RUSR | Mode::WUSR)?;
+        let mut file = File::from(fd);
+        file.write_all(bytes)?;
+        Ok(file)
+    }
+
+    /// Renames `name.new` to `name`.
+    pub(crate) fn publish(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.fd, format!("{name}.new"), &self.fd, name)?)
+    }
+
+    /// Removes a file; a missing one is fine.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The names in a directory below, sorted.
+    pub(crate) fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        names(&self.directory(path)?)
+    }
+
+    pub(crate) fn head(&self) -> io::Result<Option<Head>> {
+        Ok(self.read("head")?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// The manifest, or `None` when there is none or it is damaged: it is then rebuilt by adoption.
+    pub(crate) fn manifest(&self) -> io::Result<Option<Manifest>> {
+        Ok(self.read("manifest")?.and_then(|bytes| unseal(&bytes)))
+    }
+}
+
+pub(crate) fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        if let Ok(name) = entry?.file_name().to_str()
+            && name != "."
+            && name != ".."
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A value with a format mark and a checksum.
+pub(crate) fn seal<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    let mut bytes = postcard::to_extend(value, MAGIC.to_vec()).map_err(io::Error::other)?;
+    let checksum = blake3::hash(&bytes);
+    bytes.extend_from_slice(checksum.as_bytes());
+    Ok(bytes)
+}
+
+/// The sealed value; `None` when it is damaged or of another format.
+pub(crate) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (sealed, checksum) = bytes.split_last_chunk::<32>()?;
+    let body = sealed.strip_prefix(MAGIC)?;
+    if blake3::hash(sealed).as_bytes() != checksum {
+        return None;
+    }
+    postcard::from_bytes(body).ok()
+}
+
+/// As root, gives `name` the owner of the directory `like`: what we make must belong to whoever runs beside us.
+pub(crate) fn own_like(like: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let stat = rustix::fs::fstat(like)?;
+    own(parent, name, stat.st_uid, stat.st_gid)
+}
+
+pub(crate) fn own(parent: BorrowedFd<'_>, name: &str, uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    match rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+        // A container's root may lack the right to give files away; the volume's group then decides.
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether `path` lies in the engine's own directory.
+pub(crate) fn is_own(path: RelPath<'_>) -> bool {
+    path.components().next() == Some(STATE_DIRECTORY)
+}

@@ -1,0 +1,9 @@
+//! What the engine promises, on real directories.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod crash;
+mod guards;
+mod history;
+mod model;
+mod sync;
+mod world;

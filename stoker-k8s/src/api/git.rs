@@ -1,0 +1,137 @@
+//! Where commits come from.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema::cel;
+
+/// A key of a Secret in the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret's data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// A repository, the ref that gateways follow, and how to get in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(
+    transform = cel(
+        "!self.repo.startsWith('http://') || (has(self.allowInsecure) && self.allowInsecure)",
+        "http:// is neither secret nor authentic: write https://, or set git.allowInsecure: true",
+    ),
+    transform = cel(
+        "!has(self.auth) || !has(self.auth.token) || self.repo.matches('^https?://')",
+        "auth.token works for https:// repositories only: write an https:// URL, or use auth.sshKey",
+    ),
+    transform = cel(
+        "!has(self.auth) || !has(self.auth.sshKey) || !self.repo.matches('^(https?|file)://')",
+        "auth.sshKey works for ssh repositories only: write ssh://git@host/path or git@host:path, or use auth.token",
+    ),
+    transform = cel(
+        "!has(self.caSecretRef) || self.repo.startsWith('https://')",
+        "caSecretRef works for https:// repositories only: remove it",
+    ),
+)]
+pub struct GitSpec {
+    /// Repository: https://host/path, ssh://user@host/path, user@host:path, or file:///path for a mirror on a volume.
+    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(transform = cel(
+        "self.matches('^(https?|ssh|file)://[^\\\\s]+$') || self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*@[^\\\\s:/@]+:[^\\\\s]+$')",
+        "write the repository as https://host/path, ssh://user@host/path, user@host:path or file:///path",
+    ))]
+    #[schemars(transform = cel(
+        "!self.matches('^https?://[^/]*@')",
+        "repo holds a user or a password: remove it and name a Secret in git.auth.token",
+    ))]
+    #[schemars(transform = cel(
+        "!self.matches('^ssh://[^/]*:[^/@]*@')",
+        "repo holds a password: remove it and name a key in git.auth.sshKey",
+    ))]
+    #[schemars(transform = cel(
+        "!self.matches('[?#]')",
+        "the URL of a repository has neither a query nor a fragment: cut it at ? or #",
+    ))]
+    pub repo: String,
+    /// Branch, tag, full ref name (refs/...), or commit id. A name that is both a branch and a tag means the tag.
+    #[schemars(length(min = 1, max = 255))]
+    #[schemars(transform = cel(
+        "!self.startsWith('-')",
+        "a ref never starts with a dash: write the name of a branch or tag, refs/... or a commit id",
+    ))]
+    #[schemars(transform = cel(
+        "!self.matches('[\\\\x00-\\\\x20\\\\x7f~^:?*\\\\[\\\\\\\\]') && !self.contains('..') && !self.contains('@{') && \
+         !self.contains('//') && !self.startsWith('/') && !self.endsWith('/') && !self.endsWith('.') && !self.endsWith('.lock')",
+        "not a ref name that git allows: write the name of a branch or tag, refs/... or a commit id",
+    ))]
+    pub r#ref: String,
+    /// How to authenticate: exactly one of sshKey and token. Absent for a public repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<GitAuth>,
+    /// Extra certificate authorities (PEM) for https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// Allow http://, where anyone on the way can read and change what is fetched: for a test bed only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_insecure: bool,
+}
+
+/// A way to authenticate: exactly one member is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = cel(
+    "has(self.sshKey) != has(self.token)",
+    "write exactly one of auth.sshKey and auth.token, or leave auth out for a public repository",
+))]
+pub struct GitAuth {
+    /// An SSH private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_key: Option<SshKeyAuth>,
+    /// An access token (or password) over https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenAuth>,
+}
+
+/// An SSH private key and the hosts it may be offered to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SshKeyAuth {
+    /// The private key.
+    pub secret_ref: SecretKeyRef,
+    /// Host keys to trust, in the format of known_hosts. The keys of github.com, gitlab.com, bitbucket.org and
+    /// ssh.dev.azure.com are built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_hosts: Option<KnownHosts>,
+    /// Passphrase of the private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_secret_ref: Option<SecretKeyRef>,
+}
+
+/// Host keys to trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownHosts {
+    /// Where the known_hosts lines are.
+    pub secret_ref: SecretKeyRef,
+}
+
+/// An access token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenAuth {
+    /// The token.
+    pub secret_ref: SecretKeyRef,
+    /// User name that goes with it.
+    #[serde(default = "default_username")]
+    #[schemars(length(min = 1, max = 128))]
+    pub username: String,
+}
+
+pub(super) fn default_username() -> String {
+    "x-access-token".to_owned()
+}

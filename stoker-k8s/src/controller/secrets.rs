@@ -1,0 +1,138 @@
+//! Secrets: read by name, when they are used, and never kept.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret as SecretObject;
+use kube::api::Api;
+use kube::{Client, Error};
+use stoker_core::{Category, Fault, Retry};
+use stoker_git::{Access, Credentials, Secret};
+
+use crate::api::{GitSpec, SecretKeyRef};
+use crate::conditions::reason;
+
+/// Why a Secret cannot be used. Never holds what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// There is no such Secret.
+    #[error("secret {0} does not exist in this namespace; create it, or correct the reference")]
+    Missing(String),
+    /// It lacks the key.
+    #[error("secret {name} has no key {key}; it has: {}", known(.has))]
+    KeyMissing {
+        /// The Secret.
+        name: String,
+        /// The key.
+        key: String,
+        /// The keys that it has.
+        has: Vec<String>,
+    },
+    /// The key holds nothing.
+    #[error("secret {name}, key {key} is empty")]
+    Empty {
+        /// The Secret.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// The key holds something that is no text.
+    #[error("secret {name}, key {key} is not text")]
+    NotText {
+        /// The Secret.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// The API server does not let us read it, or did not answer.
+    #[error("secret {name} cannot be read: {detail}")]
+    Unreadable {
+        /// The Secret.
+        name: String,
+        /// What the API server said.
+        detail: String,
+    },
+}
+
+fn known(keys: &[String]) -> String {
+    if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
+}
+
+impl Fault for SecretError {
+    fn category(&self) -> Category {
+        match self {
+            Self::Unreadable { .. } => Category::new("SecretUnreadable"),
+            _ => Category::new(reason::SECRET_MISSING),
+        }
+    }
+
+    /// Secrets are not watched: one that appears is seen at the next look-up.
+    fn retry(&self) -> Retry {
+        Retry::Backoff
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The text in one key of a Secret.
+///
+/// # Errors
+/// When the Secret, the key or a text in it is missing.
+pub async fn read(client: &Client, namespace: &str, at: &SecretKeyRef) -> Result<Secret, SecretError> {
+    let (name, key) = (at.name.clone(), at.key.clone());
+    let api: Api<SecretObject> = Api::namespaced(client.clone(), namespace);
+    let found = match tokio::time::timeout(TIMEOUT, api.get(&name)).await {
+        Err(_) => {
+            return Err(SecretError::Unreadable {
+                name,
+                detail: "the api server did not answer in time".into(),
+            });
+        }
+        Ok(Err(Error::Api(status))) if status.code == 404 => return Err(SecretError::Missing(name)),
+        Ok(Err(error)) => return Err(SecretError::Unreadable { name, detail: stoker_core::chain(&error) }),
+        Ok(Ok(found)) => found,
+    };
+    let data = found.data.unwrap_or_default();
+    let Some(value) = data.get(&key) else {
+        return Err(SecretError::KeyMissing { name, key, has: data.into_keys().take(20).collect() });
+    };
+    match std::str::from_utf8(&value.0) {
+        Ok(text) if text.trim().is_empty() => Err(SecretError::Empty { name, key }),
+        Ok(text) => Ok(Secret::new(text)),
+        Err(_) => Err(SecretError::NotText { name, key }),
+    }
+}
+
+/// Everything private that a look-up of `git` needs.
+///
+/// # Errors
+/// When one of the Secrets cannot be used.
+pub(super) async fn access(client: &Client, namespace: &str, git: &GitSpec) -> Result<Access, SecretError> {
+    let mut access = Access::default();
+    if let Some(token) = git.auth.as_ref().and_then(|auth| auth.token.as_ref()) {
+        let secret = read(client, namespace, &token.secret_ref).await?;
+        access.credentials = Credentials::Token {
+            username: token.username.clone(),
+            secret: Secret::new(secret.expose().trim()),
+        };
+    }
+    if let Some(ssh) = git.auth.as_ref().and_then(|auth| auth.ssh_key.as_ref()) {
+        let key = read(client, namespace, &ssh.secret_ref).await?;
+        let passphrase = match &ssh.passphrase_secret_ref {
+            Some(at) => {
+                Some(Secret::new(read(client, namespace, at).await?.expose().trim_end_matches(['\r', '\n'])))
+            }
+            None => None,
+        };
+        // Keys that went through a Secret lost their last newline or got Windows line ends.
+        let private_key = Secret::new(format!("{}\n", key.expose().replace("\r\n", "\n").trim()));
+        access.credentials = Credentials::SshKey { private_key, passphrase };
+        if let Some(known) = &ssh.known_hosts {
+            access.known_hosts = Some(read(client, namespace, &known.secret_ref).await?.expose().to_owned());
+        }
+    }
+    if let Some(at) = &git.ca_secret_ref {
+        access.ca_pem = Some(read(client, namespace, at).await?.expose().to_owned());
+    }
+    Ok(access)
+}

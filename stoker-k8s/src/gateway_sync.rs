@@ -1,0 +1,378 @@
+//! One gateway, one commit: files into the data directory, then the gateway's own word that it loaded them.
+//!
+//! Knows nothing of Kubernetes: the agent in a pod and `stoker sync` on a bare machine run the same code.
+//!
+//! ```text
+//! commit's tree ─▶ plan ─▶ designers? ─▶ stage ─▶ scan lock ─▶ rename ─▶ scan ─▶ verify
+//!                  │          │                      │                    │
+//!                  │          └ Held                 └ pending record     └ Confirmed: record removed
+//!                  └ InSync, Held by a guard, Failed
+//! ```
+//!
+//! Files and confirmation are two steps on purpose. A gateway that is down, starting or not commissioned gets its
+//! files all the same; what it has to load is written down beside them, and confirmed whenever it answers.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use stoker_core::{
+    Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions, Source,
+};
+use stoker_ignition::client::{GatewayClient, GatewayError};
+use stoker_ignition::confirm::{
+    BlockingLock, ConfirmOptions, LockOptions, LockOutcome, ScanOutcome, Verdict, Work, confirm,
+};
+use stoker_ignition::rules::{DesignerPolicy, Gate, ProjectTree, Touched, gate};
+use tokio::runtime::Handle;
+
+use crate::api::DesignerSessionPolicy;
+use crate::compile::{CompiledProfile, GatewayFacts};
+
+mod pending;
+mod report;
+mod spec;
+
+pub use report::{Change, Durations, Failure, Outcome, Scan, SyncReport};
+pub use spec::{IgnitionRules, engine_spec};
+
+/// A designer that was silent for this long does not count.
+const DORMANT_AFTER: Duration = Duration::from_secs(120);
+
+/// The data directory of a gateway, and the gateway.
+#[derive(Debug, Clone)]
+pub struct GatewaySync {
+    data_dir: PathBuf,
+    client: Option<GatewayClient>,
+}
+
+/// What is to go live.
+pub struct Job {
+    /// The tree of the commit.
+    pub source: Box<dyn Source + Send>,
+    /// What it is made into files with.
+    pub profile: CompiledProfile,
+    /// What templates can name; ref and commit among them.
+    pub facts: GatewayFacts,
+    /// Look for drift even when neither the tree nor the profile changed.
+    pub check_drift: bool,
+    /// Write nothing.
+    pub dry_run: bool,
+    /// The digest of a plan whose deletions were approved.
+    pub approved: Option<String>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job")
+            .field("facts", &self.facts)
+            .field("dry_run", &self.dry_run)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The engine's errors, as one.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl Fault for SyncError {
+    fn category(&self) -> stoker_core::Category {
+        match self {
+            Self::Open(e) => e.category(),
+            Self::Plan(e) => e.category(),
+            Self::Apply(e) => e.category(),
+        }
+    }
+
+    fn retry(&self) -> stoker_core::Retry {
+        match self {
+            Self::Open(e) => e.retry(),
+            Self::Plan(e) => e.retry(),
+            Self::Apply(e) => e.retry(),
+        }
+    }
+}
+
+impl SyncError {
+    fn path(&self) -> Option<&stoker_core::RelPathBuf> {
+        match self {
+            Self::Plan(error) => error.path(),
+            Self::Apply(ApplyError::Content(error)) => error.path(),
+            _ => None,
+        }
+    }
+}
+
+impl GatewaySync {
+    /// Takes a data directory, and the gateway that runs on it if there is one to talk to.
+    #[must_use]
+    pub const fn new(data_dir: PathBuf, client: Option<GatewayClient>) -> Self {
+        Self { data_dir, client }
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The commit that is live in the data directory; `None` before the first sync or when it cannot be read.
+    #[must_use]
+    pub fn live_commit(&self) -> Option<String> {
+        Engine::open(&self.data_dir).ok()?.head().ok()?.map(|head| head.revision)
+    }
+
+    /// Whether the gateway still has to confirm what is live.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        pending::load(&self.data_dir).is_ok_and(|p| p.is_some())
+    }
+
+    /// Brings the files to the job's commit. The report says how; the gateway is not asked to load anything yet.
+    pub async fn files(&self, job: Job) -> SyncReport {
+        let this = self.clone();
+        let (commit, git_ref) = (job.facts.commit.clone(), job.facts.git_ref.clone());
+        let handle = Handle::current();
+        let work = tokio::task::spawn_blocking(move || this.files_blocking(&job, &handle));
+        work.await.unwrap_or_else(|panic| {
+            let message = format!("the sync ended unexpectedly: {panic}");
+            let failure = Failure { category: "InternalError".to_owned(), message, path: None };
+            SyncReport::new(&commit, &git_ref).ended(Outcome::Failed, failure)
+        })
+    }
+
+    fn files_blocking(&self, job: &Job, handle: &Handle) -> SyncReport {
+        let began = Instant::now();
+        let mut report = SyncReport::new(&job.facts.commit, &job.facts.git_ref);
+        let result = self.run(job, handle, &mut report);
+        report.duration_ms.total = millis(began.elapsed());
+        match result {
+            Ok(()) => report,
+            Err(error) => {
+                let held = matches!(&error, SyncError::Plan(e) if e.is_held());
+                let outcome = if held { Outcome::Held } else { Outcome::Failed };
+                let failure = Failure::of(&error).at(error.path());
+                report.ended(outcome, failure)
+            }
+        }
+    }
+
+    fn run(&self, job: &Job, handle: &Handle, report: &mut SyncReport) -> Result<(), SyncError> {
+        let engine = Engine::open(&self.data_dir)?.with_rules(IgnitionRules);
+        let spec = engine_spec(&job.profile, &job.facts);
+        let options = PlanOptions { check_drift: job.check_drift, approved: job.approved.clone() };
+        let (source, commit) = (job.source.as_ref(), job.facts.commit.as_str());
+        let began = Instant::now();
+        if job.dry_run {
+            let plan = engine.preview(source, commit, &spec, &options);
+            report.duration_ms.plan = millis(began.elapsed());
+            let plan = plan?;
+            report.take(&plan);
+            report.projects = touched(&plan).projects.into_iter().collect();
+            report.outcome = Outcome::DryRun;
+            return Ok(());
+        }
+        let session = engine.begin(true)?;
+        if let Some(transaction) = session.recovered() {
+            report.warnings.push(format!("completed transaction {transaction}, which was interrupted"));
+        }
+        let plan = session.plan(source, commit, &spec, &options);
+        report.duration_ms.plan = millis(began.elapsed());
+        let plan = plan?;
+        report.take(&plan);
+        let touched = touched(&plan);
+        report.projects = touched.projects.iter().cloned().collect();
+        if !plan.is_empty()
+            && let Some(hold) = self.designers(job, &touched, handle, report)
+        {
+            report.outcome = Outcome::Held;
+            report.error = Some(hold);
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut observer = Transition { sync: self, handle };
+        let applied = session.apply(plan, source, &spec, &mut observer);
+        report.duration_ms.apply = millis(began.elapsed());
+        let Applied { transaction, counts, .. } = applied?;
+        report.files = counts;
+        report.outcome = if transaction.is_some() { Outcome::Applied } else { Outcome::InSync };
+        Ok(())
+    }
+
+    /// Why open designers hold the sync, if they do.
+    fn designers(
+        &self,
+        job: &Job,
+        touched: &Touched,
+        handle: &Handle,
+        report: &mut SyncReport,
+    ) -> Option<Failure> {
+        let client = self.client.as_ref()?;
+        let policy = match job.profile.designer_session_policy {
+            DesignerSessionPolicy::Proceed => DesignerPolicy::Proceed,
+            DesignerSessionPolicy::Wait => DesignerPolicy::Wait,
+            DesignerSessionPolicy::Fail => DesignerPolicy::Fail,
+        };
+        if touched.projects.is_empty() {
+            return None;
+        }
+        let (live, tree) = handle.block_on(async {
+            let designers = match client.designers().await {
+                Ok(designers) => Some(designers.live(DORMANT_AFTER)),
+                // A gateway that does not run has no designers.
+                Err(error) if is_down(&error) => Some(Vec::new()),
+                Err(_) => None,
+            };
+            let projects = client.projects_list().await.unwrap_or_default();
+            let tree: ProjectTree = projects.iter().map(|p| (p.name.as_str(), p.parent.as_str())).collect();
+            (designers, tree)
+        });
+        match gate(policy, &touched.projects, &tree, live.as_deref()) {
+            Gate::Proceed => None,
+            Gate::Warn(blockers) => {
+                report.warnings.push(blockers.to_string());
+                None
+            }
+            Gate::Hold(blockers) => Some(Failure {
+                category: "DesignerOpen".to_owned(),
+                message: blockers.to_string(),
+                path: None,
+            }),
+        }
+    }
+}
+
+/// Whether there is certainly no running gateway behind an error.
+const fn is_down(error: &GatewayError) -> bool {
+    matches!(
+        error,
+        GatewayError::Unreachable { .. }
+            | GatewayError::Starting { .. }
+            | GatewayError::NotCommissioned { .. }
+    )
+}
+
+/// What a plan would touch.
+fn touched(plan: &Plan) -> Touched {
+    let mut touched = Touched::default();
+    for action in plan.actions.iter().filter(|a| a.kind.writes()) {
+        match action.kind {
+            stoker_core::ActionKind::Delete => touched.deleted(action.path.as_path()),
+            _ => touched.written(action.path.as_path()),
+        }
+    }
+    touched
+}
+
+/// The moment at which files go live: the gateway's scan lock is taken, and what it has to load is written down.
+struct Transition<'a> {
+    sync: &'a GatewaySync,
+    handle: &'a Handle,
+}
+
+/// Somebody else changes the gateway's files right now.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody else holds the gateway's scan lock")]
+struct LockBusy;
+
+impl Observer for Transition<'_> {
+    fn before_commit(
+        &mut self,
+        changes: &Changes<'_>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut touched = Touched::default();
+        changes.written().for_each(|path| touched.written(path));
+        changes.deleted().for_each(|path| touched.deleted(path));
+        let need = touched.need();
+        // Written down first: a record without a transaction costs one needless scan, the reverse would lose one.
+        pending::add(&self.sync.data_dir, touched)?;
+        if let Some(client) = &self.sync.client {
+            let lock = BlockingLock::new(client.clone(), self.handle.clone(), LockOptions::default());
+            match lock.lock(need) {
+                LockOutcome::Busy(_) => return Err(Box::new(LockBusy)),
+                // The scan that follows releases it; should there be none, it ends by itself.
+                LockOutcome::Held(_) => {}
+                LockOutcome::Without(why) => tracing::debug!(?why, "no scan lock"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the gateway says about the files that went live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// It loaded them.
+    Confirmed {
+        /// What it was asked to load.
+        scans: Vec<Scan>,
+        /// What a person should know; mostly empty.
+        note: String,
+    },
+    /// It was asked to load them, and cannot tell whether it did: an old version, or a key that may not ask.
+    Unverified {
+        /// Why.
+        note: String,
+    },
+    /// It loaded them and found something wrong, or says that something is missing.
+    Rejected(Failure),
+    /// It is starting, not commissioned, does not know the key yet or is busy: ask again.
+    Waiting(Failure),
+}
+
+impl GatewaySync {
+    /// Has the gateway load what is pending, and asks whether it did. One attempt.
+    pub async fn confirm(&self) -> Confirmation {
+        let unreadable = |error: std::io::Error| {
+            let message = format!("cannot read what the gateway has to load: {error}");
+            Confirmation::Waiting(Failure { category: "StateUnavailable".to_owned(), message, path: None })
+        };
+        let touched = match pending::load(&self.data_dir) {
+            Ok(Some(touched)) => touched,
+            Ok(None) => return Confirmation::Confirmed { scans: Vec::new(), note: String::new() },
+            Err(error) => return unreadable(error),
+        };
+        let Some(client) = &self.client else {
+            return Confirmation::Unverified { note: "there is no gateway to ask".to_owned() };
+        };
+        let work = Work::of(touched);
+        let answer = match confirm(client, &work, &ConfirmOptions::default()).await {
+            Ok(answer) => answer,
+            Err(not_ready) => return Confirmation::Waiting(Failure::of(&not_ready)),
+        };
+        let summary = answer.summary();
+        let failure =
+            |category: &str| Failure { category: category.to_owned(), message: summary.clone(), path: None };
+        let confirmation = match answer.verdict() {
+            Verdict::Unconfirmed => return Confirmation::Waiting(failure("ScanUnconfirmed")),
+            // Asked and answered: asking again would give the same answer until something changes.
+            Verdict::Rejected => Confirmation::Rejected(failure("GatewayRejected")),
+            Verdict::Unverified => Confirmation::Unverified { note: summary },
+            Verdict::Confirmed => Confirmation::Confirmed { scans: scans(&answer), note: summary },
+        };
+        match pending::clear(&self.data_dir) {
+            Ok(()) => confirmation,
+            Err(error) => unreadable(error),
+        }
+    }
+}
+
+fn scans(answer: &stoker_ignition::confirm::Confirmation) -> Vec<Scan> {
+    let done = answer.scans.iter().filter(|s| !matches!(s.outcome, ScanOutcome::Skipped(_)));
+    done.map(|scan| Scan {
+        kind: scan.kind.to_string(),
+        outcome: scan.outcome.as_str().to_owned(),
+        duration_ms: millis(scan.duration),
+    })
+    .collect()
+}

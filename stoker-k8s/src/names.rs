@@ -1,0 +1,76 @@
+//! Names of the objects that Stoker writes.
+//!
+//! Two names joined can be longer than an object name may be. Then the tail gives way to a hash of the whole, so that
+//! different inputs never share a name.
+
+/// Longest name of an object, in bytes (a DNS subdomain name, RFC 1123).
+pub const MAX_NAME: usize = 253;
+/// Longest value of a label, in bytes.
+pub const MAX_LABEL: usize = 63;
+
+/// Name of the ConfigMap that tells the agents of `cr` what to run.
+#[must_use]
+pub fn metadata(cr: &str) -> String {
+    shorten(&format!("stoker-metadata-{cr}"), MAX_NAME)
+}
+
+/// Name of the ConfigMap in which the agent of `pod` reports.
+#[must_use]
+pub fn status(cr: &str, pod: &str) -> String {
+    shorten(&format!("stoker-status-{cr}-{pod}"), MAX_NAME)
+}
+
+/// Name of the Role and RoleBinding of the agents of `cr`.
+#[must_use]
+pub fn agent_role(cr: &str) -> String {
+    shorten(&format!("stoker-agent-{cr}"), MAX_NAME)
+}
+
+/// `value` as the value of a label: unchanged when it fits.
+#[must_use]
+pub fn label_value(value: &str) -> String {
+    shorten(value, MAX_LABEL)
+}
+
+/// `name`, cut to `limit` bytes with a hash of the whole at its end when it is longer.
+fn shorten(name: &str, limit: usize) -> String {
+    if name.len() <= limit {
+        return name.to_owned();
+    }
+    let digest = blake3::hash(name.as_bytes()).to_hex();
+    let suffix = &digest[..10];
+    let mut cut = limit - suffix.len() - 1;
+    while !name.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    let head = name[..cut].trim_end_matches(['-', '.', '_']);
+    format!("{head}-{suffix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_are_readable() {
+        assert_eq!(metadata("my-sync"), "stoker-metadata-my-sync");
+        assert_eq!(status("my-sync", "gw-0"), "stoker-status-my-sync-gw-0");
+        assert_eq!(agent_role("my-sync"), "stoker-agent-my-sync");
+        assert_eq!(label_value("my-sync"), "my-sync");
+    }
+
+    #[test]
+    fn long_names_fit_and_stay_different() {
+        let (cr, pod) = ("c".repeat(240), "p".repeat(240));
+        let name = status(&cr, &pod);
+        assert!(name.len() <= MAX_NAME, "{}", name.len());
+        assert_ne!(name, status(&cr, &format!("{pod}x")));
+        assert_eq!(name, status(&cr, &pod));
+        let label = label_value(&"a".repeat(64));
+        assert!(label.len() <= MAX_LABEL && label.starts_with("aaaa"));
+        assert_ne!(label, label_value(&"a".repeat(65)));
+        // A cut at a separator leaves no name that ends with one.
+        let name = metadata(&format!("{}.{}", "x".repeat(225), "y".repeat(30)));
+        assert!(!name.contains(".-"), "{name}");
+    }
+}

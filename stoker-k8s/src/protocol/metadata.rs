@@ -1,0 +1,230 @@
+//! `stoker-metadata-<cr>`: what the agents of one `Stoker` are told.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{PROTOCOL, ProtocolError};
+use crate::api::OnTimeout;
+use crate::compile::CompiledProfile;
+use crate::conditions::cap;
+
+/// What the agents of one `Stoker` are told.
+///
+/// [`Metadata::to_data`] and [`Metadata::from_data`] are inverse.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metadata {
+    /// The ref that `commit` was resolved from.
+    pub git_ref: String,
+    /// The commit to run: 40 hex digits. Absent until the ref has been resolved once.
+    pub commit: Option<String>,
+    /// Changes when a sync was asked for, even to the same commit (RFC 3339).
+    pub trigger: String,
+    /// Nothing may be written.
+    pub paused: bool,
+    /// The repository.
+    pub git_url: String,
+    /// How to get in.
+    pub auth_type: AuthType,
+    /// User name that goes with a token.
+    pub git_username: Option<String>,
+    /// `http://` and credentials in the URL are allowed.
+    pub allow_insecure: bool,
+    /// Port of the gateway on the loopback.
+    pub gateway_port: u16,
+    /// Whether that port speaks https.
+    pub gateway_tls: bool,
+    /// How long a gateway's start may wait.
+    pub startup: StartupPolicy,
+    /// What holds for every gateway, and all that two-tier gateways have beside their annotations.
+    pub base: CompiledProfile,
+    /// The profiles, by name.
+    pub profiles: BTreeMap<String, CompiledProfile>,
+    /// Who may go to `commit` now.
+    pub rollout: Rollout,
+}
+
+/// How agents get into the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuthType {
+    /// No credential.
+    None,
+    /// An SSH key.
+    Ssh,
+    /// A token over https.
+    Token,
+}
+
+impl AuthType {
+    const ALL: [Self; 3] = [Self::None, Self::Ssh, Self::Token];
+
+    /// As the ConfigMap has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ssh => "ssh",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// How long a gateway's start may wait for the first sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartupPolicy {
+    /// Longest wait in seconds.
+    pub timeout_seconds: u64,
+    /// After that.
+    pub on_timeout: OnTimeout,
+}
+
+/// Who may go to the commit now. Everybody who is not held may.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rollout {
+    /// Why a pod is held, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    /// As the data of a ConfigMap.
+    #[must_use]
+    pub fn to_data(&self) -> BTreeMap<String, String> {
+        let mut data = BTreeMap::new();
+        let mut put = |key: &str, value: String| data.insert(key.to_owned(), value);
+        put("protocol", PROTOCOL.to_string());
+        put("ref", self.git_ref.clone());
+        put("commit", self.commit.clone().unwrap_or_default());
+        put("trigger", self.trigger.clone());
+        put("paused", self.paused.to_string());
+        put("gitURL", self.git_url.clone());
+        put("authType", self.auth_type.as_str().to_owned());
+        put("gitUsername", self.git_username.clone().unwrap_or_default());
+        put("allowInsecure", self.allow_insecure.to_string());
+        put("gatewayPort", self.gateway_port.to_string());
+        put("gatewayTLS", self.gateway_tls.to_string());
+        put("startup", json(&self.startup));
+        put("base", json(&self.base));
+        put("profiles", json(&self.profiles));
+        put("rollout", json(&self.rollout));
+        data
+    }
+
+    /// From the data of a ConfigMap.
+    ///
+    /// # Errors
+    /// When a key is missing or unusable, or another version wrote it.
+    pub fn from_data(data: &BTreeMap<String, String>) -> Result<Self, ProtocolError> {
+        let get = |key: &'static str| data.get(key).map(String::as_str).ok_or(ProtocolError::Missing(key));
+        let found = get("protocol")?;
+        if found != PROTOCOL.to_string() {
+            return Err(ProtocolError::Version { found: found.to_owned() });
+        }
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let auth = get("authType")?;
+        Ok(Self {
+            git_ref: get("ref")?.to_owned(),
+            commit: some(get("commit")?),
+            trigger: get("trigger")?.to_owned(),
+            paused: parse("paused", get("paused")?)?,
+            git_url: get("gitURL")?.to_owned(),
+            auth_type: AuthType::ALL
+                .into_iter()
+                .find(|a| a.as_str() == auth)
+                .ok_or_else(|| ProtocolError::Value { key: "authType", value: cap(auth.to_owned(), 80) })?,
+            git_username: data.get("gitUsername").and_then(|text| some(text)),
+            allow_insecure: parse(
+                "allowInsecure",
+                data.get("allowInsecure").map_or("false", String::as_str),
+            )?,
+            gateway_port: parse("gatewayPort", get("gatewayPort")?)?,
+            gateway_tls: parse("gatewayTLS", get("gatewayTLS")?)?,
+            startup: from_json("startup", get("startup")?)?,
+            base: from_json("base", get("base")?)?,
+            profiles: from_json("profiles", get("profiles")?)?,
+            rollout: from_json("rollout", data.get("rollout").map_or("{}", String::as_str))?,
+        })
+    }
+
+    /// Why the pod of this name is held, if it is.
+    #[must_use]
+    pub fn held(&self, pod: &str) -> Option<&str> {
+        self.rollout.held.get(pod).map(String::as_str)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    // Maps with text keys and plain structs: nothing that JSON could refuse.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn from_json<T: for<'de> Deserialize<'de>>(key: &'static str, text: &str) -> Result<T, ProtocolError> {
+    serde_json::from_str(text).map_err(|source| ProtocolError::Json { key, source })
+}
+
+fn parse<T: std::str::FromStr>(key: &'static str, text: &str) -> Result<T, ProtocolError> {
+    text.parse().map_err(|_| ProtocolError::Value { key, value: cap(text.to_owned(), 80) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Mapping;
+
+    fn example() -> Metadata {
+        let mut profile = CompiledProfile::default();
+        profile.push("profile area, mappings[0]", Mapping::new("services/area/projects", "projects"));
+        Metadata {
+            git_ref: "main".into(),
+            commit: Some("0123456789012345678901234567890123456789".into()),
+            trigger: "2026-03-01T10:00:00Z".into(),
+            paused: false,
+            git_url: "git@github.com:myorg/my-ignition-app.git".into(),
+            auth_type: AuthType::Ssh,
+            git_username: None,
+            allow_insecure: false,
+            gateway_port: 8043,
+            gateway_tls: true,
+            startup: StartupPolicy { timeout_seconds: 300, on_timeout: OnTimeout::UseLastGood },
+            base: CompiledProfile::default(),
+            profiles: BTreeMap::from([("area".into(), profile)]),
+            rollout: Rollout { held: BTreeMap::from([("gw-1".into(), "stage".into())]) },
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let metadata = example();
+        assert_eq!(Metadata::from_data(&metadata.to_data()).unwrap(), metadata);
+        assert_eq!(metadata.held("gw-1"), Some("stage"));
+        assert_eq!(metadata.held("gw-0"), None);
+    }
+
+    #[test]
+    fn unknown_keys_are_left_alone_and_bad_ones_are_named() {
+        let good = example().to_data();
+        let with = |key: &str, value: &str| {
+            let mut data = good.clone();
+            data.insert(key.to_owned(), value.to_owned());
+            Metadata::from_data(&data)
+        };
+        assert!(with("from-the-future", "x").is_ok());
+        for (key, value) in [
+            ("paused", "maybe"),
+            ("gatewayPort", "99999"),
+            ("profiles", "[]"),
+            ("authType", "magic"),
+            ("protocol", "2"),
+        ] {
+            let error = with(key, value).expect_err(key).to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        let mut data = good.clone();
+        data.remove("commit");
+        assert_eq!(Metadata::from_data(&data).unwrap_err().to_string(), "configmap key commit is missing");
+        assert_eq!(with("commit", "").unwrap().commit, None);
+    }
+}

@@ -1,0 +1,22 @@
+//! Integration tests of stoker-k8s: one binary, a module each.
+
+// Helpers of tests are not tests to the lint.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod api_server;
+mod bed;
+mod cluster;
+mod controller;
+mod crds;
+
+/// No test file is forgotten.
+#[test]
+fn every_file_here_is_a_module() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let main = std::fs::read_to_string(here.join("main.rs")).unwrap();
+    for file in std::fs::read_dir(&here).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let Some(stem) = name.strip_suffix(".rs") else { continue };
+        assert!(stem == "main" || main.contains(&format!("mod {stem};")), "{name} is not in main.rs");
+    }
+}

@@ -1,0 +1,3 @@
+module stoker.io/testkit/pause
+
+go 1.24
