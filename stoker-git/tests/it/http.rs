@@ -318,6 +318,15 @@ async fn forbidden_addresses_are_not_connected_to() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn a_test_harness_can_do_without_the_child() {
+    let plant = Plant::new();
+    let server = GitHttpServer::start(plant.root()).await.unwrap();
+    let git = stoker_git::Git::new(stoker_git::ChildCommand::in_process());
+    let source = sync(&git, &remote(&server.url("plant.git")), "main", &plant.cache("a")).await;
+    assert_eq!(read(&source, "README.md"), "plant\n");
+}
+
 #[test]
 fn the_blocking_form_works_with_and_without_a_runtime() {
     let plant = Plant::new();
