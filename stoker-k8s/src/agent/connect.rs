@@ -27,9 +27,14 @@ pub struct MountedGit {
 }
 
 impl Fetch for MountedGit {
-    fn fetch<'a>(&'a self, known: &'a Known, commit: &'a str) -> Pin<Box<dyn Future<Output = Fetched> + Send + 'a>> {
+    fn fetch<'a>(
+        &'a self,
+        known: &'a Known,
+        commit: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Fetched> + Send + 'a>> {
         Box::pin(async move {
-            let metadata = known.metadata.as_ref().ok_or_else(|| failure("there is no metadata yet".to_owned()))?;
+            let metadata =
+                known.metadata.as_ref().ok_or_else(|| failure("there is no metadata yet".to_owned()))?;
             let url = if metadata.allow_insecure {
                 RemoteUrl::parse_allowing_insecure(&metadata.git_url)
             } else {
@@ -84,7 +89,9 @@ impl PodGateway {
 
 impl Locate for PodGateway {
     fn locate(&self, known: &Known) -> Result<GatewaySync, Failure> {
-        let Some(metadata) = &known.metadata else { return Ok(GatewaySync::new(self.data_dir.clone(), None)) };
+        let Some(metadata) = &known.metadata else {
+            return Ok(GatewaySync::new(self.data_dir.clone(), None));
+        };
         let place = (metadata.gateway_port, metadata.gateway_tls);
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match &*kept {
@@ -101,4 +108,3 @@ impl Locate for PodGateway {
         Ok(GatewaySync::new(self.data_dir.clone(), Some(client)))
     }
 }
-

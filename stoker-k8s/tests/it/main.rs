@@ -1,10 +1,12 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is the failure of its test")]
 
 mod api_server;
 mod bed;
 mod cluster;
 mod controller;
 mod crds;
+mod replicas;
 
 /// No test file is forgotten.
 #[test]
