@@ -62,6 +62,12 @@ pub enum CertError {
         #[source]
         source: kube::Error,
     },
+    /// The API server takes too long.
+    #[error("the API server takes too long with secret {secret}")]
+    Timeout {
+        /// Name of the Secret.
+        secret: String,
+    },
     /// Several writers, time and again.
     #[error("secret {secret} changed at each of {attempts} attempts to renew the certificate in it")]
     Contended {

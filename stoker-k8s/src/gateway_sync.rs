@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 
 use stoker_core::{
     Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions, Source,
-    chain,
 };
-use stoker_ignition::client::{GatewayClient, GatewayError, LockAnswer};
-use stoker_ignition::rules::{DesignerPolicy, Gate, ProjectTree, ScanKind, Touched, gate};
+use stoker_ignition::client::{GatewayClient, GatewayError};
+use stoker_ignition::confirm::{
+    BlockingLock, ConfirmOptions, LockOptions, LockOutcome, ScanOutcome, Verdict, Work, confirm,
+};
+use stoker_ignition::rules::{DesignerPolicy, Gate, ProjectTree, Touched, gate};
 use tokio::runtime::Handle;
 
 use crate::api::DesignerSessionPolicy;
@@ -35,9 +37,6 @@ pub use spec::{IgnitionRules, engine_spec};
 
 /// A designer that was silent for this long does not count.
 const DORMANT_AFTER: Duration = Duration::from_secs(120);
-/// How long the scan lock is asked for, and held at the most. Renaming takes tens of milliseconds.
-const LOCK_ACQUIRE: Duration = Duration::from_secs(5);
-const LOCK_HOLD: Duration = Duration::from_secs(30);
 
 /// The data directory of a gateway, and the gateway.
 #[derive(Debug, Clone)]
@@ -279,8 +278,8 @@ struct Transition<'a> {
 
 /// Somebody else changes the gateway's files right now.
 #[derive(Debug, thiserror::Error)]
-#[error("somebody else holds the gateway's {0} scan lock")]
-struct LockBusy(&'static str);
+#[error("somebody else holds the gateway's scan lock")]
+struct LockBusy;
 
 impl Observer for Transition<'_> {
     fn before_commit(
@@ -290,24 +289,19 @@ impl Observer for Transition<'_> {
         let mut touched = Touched::default();
         changes.written().for_each(|path| touched.written(path));
         changes.deleted().for_each(|path| touched.deleted(path));
+        let need = touched.need();
+        // Written down first: a record without a transaction costs one needless scan, the reverse would lose one.
+        pending::add(&self.sync.data_dir, touched)?;
         if let Some(client) = &self.sync.client {
-            for kind in touched.need().kinds() {
-                self.handle.block_on(lock(client, kind))?;
+            let lock = BlockingLock::new(client.clone(), self.handle.clone(), LockOptions::default());
+            match lock.lock(need) {
+                LockOutcome::Busy(_) => return Err(Box::new(LockBusy)),
+                // The scan that follows releases it; should there be none, it ends by itself.
+                LockOutcome::Held(_) => {}
+                LockOutcome::Without(why) => tracing::debug!(?why, "no scan lock"),
             }
         }
-        Ok(pending::add(&self.sync.data_dir, touched)?)
-    }
-}
-
-async fn lock(client: &GatewayClient, kind: ScanKind) -> Result<(), LockBusy> {
-    match client.scan_lock(kind, LOCK_ACQUIRE, LOCK_HOLD).await {
-        Ok(LockAnswer::Busy) => Err(LockBusy(kind.as_str())),
-        Ok(LockAnswer::Held(_) | LockAnswer::NoRoute) => Ok(()),
-        Err(error) => {
-            // A gateway that is down or does not let us in reads nothing that a lock could keep from it.
-            tracing::debug!(error = %chain(&error), kind = kind.as_str(), "no scan lock");
-            Ok(())
-        }
+        Ok(())
     }
 }
 
@@ -339,6 +333,46 @@ pub enum Confirmation {
 impl GatewaySync {
     /// Has the gateway load what is pending, and asks whether it did. One attempt.
     pub async fn confirm(&self) -> Confirmation {
-        Confirmation::Unverified { note: String::new() }
+        let unreadable = |error: std::io::Error| {
+            let message = format!("cannot read what the gateway has to load: {error}");
+            Confirmation::Waiting(Failure { category: "StateUnavailable".to_owned(), message, path: None })
+        };
+        let touched = match pending::load(&self.data_dir) {
+            Ok(Some(touched)) => touched,
+            Ok(None) => return Confirmation::Confirmed { scans: Vec::new(), note: String::new() },
+            Err(error) => return unreadable(error),
+        };
+        let Some(client) = &self.client else {
+            return Confirmation::Unverified { note: "there is no gateway to ask".to_owned() };
+        };
+        let work = Work::of(touched);
+        let answer = match confirm(client, &work, &ConfirmOptions::default()).await {
+            Ok(answer) => answer,
+            Err(not_ready) => return Confirmation::Waiting(Failure::of(&not_ready)),
+        };
+        let summary = answer.summary();
+        let failure =
+            |category: &str| Failure { category: category.to_owned(), message: summary.clone(), path: None };
+        let confirmation = match answer.verdict() {
+            Verdict::Unconfirmed => return Confirmation::Waiting(failure("ScanUnconfirmed")),
+            // Asked and answered: asking again would give the same answer until something changes.
+            Verdict::Rejected => Confirmation::Rejected(failure("GatewayRejected")),
+            Verdict::Unverified => Confirmation::Unverified { note: summary },
+            Verdict::Confirmed => Confirmation::Confirmed { scans: scans(&answer), note: summary },
+        };
+        match pending::clear(&self.data_dir) {
+            Ok(()) => confirmation,
+            Err(error) => unreadable(error),
+        }
     }
+}
+
+fn scans(answer: &stoker_ignition::confirm::Confirmation) -> Vec<Scan> {
+    let done = answer.scans.iter().filter(|s| !matches!(s.outcome, ScanOutcome::Skipped(_)));
+    done.map(|scan| Scan {
+        kind: scan.kind.to_string(),
+        outcome: scan.outcome.as_str().to_owned(),
+        duration_ms: millis(scan.duration),
+    })
+    .collect()
 }

@@ -16,6 +16,7 @@ mod ssh;
 
 pub use daemon::Daemon;
 pub use http::{Fault, Http, HttpOptions, HttpRequest};
+pub(crate) use ssh::lacking as lacking_for_ssh;
 pub use ssh::{KeyKind, Ssh};
 
 /// The bare repositories that a server serves.

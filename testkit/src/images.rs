@@ -344,3 +344,46 @@ fn append<W: Write>(tar: &mut tar::Builder<W>, path: &str, bytes: impl AsRef<[u8
     tar.append_data(&mut header(bytes.len() as u64, 0o644), path, bytes.take(bytes.len() as u64))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_input_gives_equal_bytes_and_a_blob_is_named_by_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = Image::new("stoker.test/a:1")
+            .entrypoint(["/a"])
+            .text("/etc/deep/file", 0o644, "text")
+            .folder("/tmp", 0o1777)
+            .link("/a", "/etc/deep/file");
+        let write = |name: &str| {
+            let path = folder.path().join(name);
+            image.write(&path).unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let bytes = write("one");
+        assert_eq!(bytes, write("two"));
+
+        let mut blobs = 0;
+        for entry in tar::Archive::new(&*bytes).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().to_string_lossy().into_owned();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            if let Some(name) = path.strip_prefix("blobs/sha256/") {
+                assert_eq!(digest(Sha256::new_with_prefix(&content)), format!("sha256:{name}"));
+                blobs += 1;
+            }
+        }
+        assert_eq!(blobs, 3, "configuration, manifest, layer");
+    }
+
+    #[test]
+    fn the_libraries_of_a_program_are_found() {
+        let program = std::env::current_exe().unwrap();
+        let libraries = shared_libraries(&program).unwrap();
+        assert!(libraries.iter().any(|path| path.to_string_lossy().contains("libc.so")), "{libraries:?}");
+        assert!(libraries.iter().all(|path| path.is_file()), "{libraries:?}");
+    }
+}

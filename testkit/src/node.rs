@@ -276,6 +276,26 @@ impl Node {
         runtime::load_image(self.description.pid, archive)
     }
 
+    /// Loads every archive (`*.tar`) of a folder.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::load_image`].
+    pub fn load_images(&self, folder: &Path) -> Result<()> {
+        for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "tar") {
+                self.load_image(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this process holds the node, so that it may be broken.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// Assembles an image and loads it.
     ///
     /// # Errors

@@ -13,12 +13,15 @@ use anyhow::Result;
 
 use crate::api_server::{ApiServer, SHARED_API_SERVER};
 use crate::gitea::{self, Gitea};
-use crate::gitserver::Ssh;
+use crate::gitserver::{self, Ssh};
 use crate::node::{self, Node, SHARED_NODE};
 use crate::tools::{self, Missing, Tool};
 
 /// Names the file that tests left out are recorded in, one `test<TAB>reason` a line.
 pub const SKIPS: &str = "STOKER_TEST_SKIPS";
+
+/// Names the folder with the archives of the product's images, which [`crate::Node::shared`] has loaded.
+pub const IMAGES: &str = "STOKER_TEST_IMAGES";
 
 /// The shared API server, or `None` where there is none and none can be built.
 ///
@@ -58,6 +61,28 @@ pub async fn own_node() -> Option<Node> {
     available("a node", node::lacking(), Node::start()).await
 }
 
+/// Whether the product's images are in the node, as `ghcr.io/stoker-io/<name>:<version>`, pull policy `Never`.
+///
+/// They are where `cargo xtask test` has assembled them; a plain `cargo test` builds no images.
+///
+/// # Panics
+///
+/// An archive cannot be loaded.
+pub async fn images(node: &Node) -> bool {
+    let Some(folder) = std::env::var_os(IMAGES).filter(|folder| !folder.is_empty()) else {
+        skip(&Missing(format!("needs the images: use `cargo xtask test`, or set {IMAGES}")));
+        return false;
+    };
+    // Who shares a node has loaded them; a node of this process is new.
+    let load = async {
+        if node.is_own() {
+            node.load_images(std::path::Path::new(&folder))?;
+        }
+        Ok(())
+    };
+    available("the images", None, load).await.is_some()
+}
+
 /// A Gitea for this test alone, on loopback, or `None` where it cannot run.
 ///
 /// # Panics
@@ -76,15 +101,13 @@ pub async fn gitea_in(node: &Node) -> Option<Gitea> {
     available("Gitea", gitea::lacking(), Gitea::start_in(node)).await
 }
 
-/// A git server over ssh for this test alone, or `None` without OpenSSH's server.
+/// A git server over ssh for this test alone, or `None` where OpenSSH's server cannot serve.
 ///
 /// # Panics
 ///
 /// It should start here and does not.
 pub async fn ssh() -> Option<Ssh> {
-    program("sshd")?;
-    program("ssh-keygen")?;
-    available("sshd", None, Ssh::start()).await
+    available("sshd", gitserver::lacking_for_ssh(), Ssh::start()).await
 }
 
 /// A built tool such as Helm.

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use stoker_testkit::api_server::SHARED_API_SERVER;
 use stoker_testkit::node::SHARED_NODE;
+use stoker_testkit::require::IMAGES;
 use stoker_testkit::tools::{self, Tool};
 use stoker_testkit::{ApiServer, Node};
 
@@ -28,6 +29,8 @@ pub(crate) enum Cluster {
     Load(Load),
     /// Say whether a cluster runs, and how to reach it
     Status,
+    /// Print variables by which tests use this cluster: `eval "$(cargo xtask cluster env)"; cargo test`
+    Env,
     /// End the cluster
     Down,
     /// Hold a cluster until SIGTERM
@@ -83,6 +86,7 @@ impl Cluster {
             Self::Exec(exec) => return exec.run(),
             Self::Load(load) => load.run()?,
             Self::Status => return status(),
+            Self::Env => env()?,
             Self::Down => down()?,
             Self::Serve(serve) => serve.run()?,
         }
@@ -177,7 +181,7 @@ impl Exec {
             .env("KUBECONFIG", &state.kubeconfig)
             .env("PATH", search_path()?)
             // Tests started this way use this cluster.
-            .envs(state.variables());
+            .envs(state.variables()?);
         let status = command.status().with_context(|| format!("running {program}"))?;
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
         Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
@@ -205,10 +209,13 @@ impl State {
         serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))
     }
 
-    fn variables(&self) -> Vec<(&'static str, &Path)> {
-        let mut variables = vec![(SHARED_API_SERVER, &*self.kubeconfig)];
-        variables.extend(self.node.as_deref().map(|description| (SHARED_NODE, description)));
-        variables
+    /// What makes tests use this cluster.
+    fn variables(&self) -> Result<Vec<(&'static str, PathBuf)>> {
+        let mut variables = vec![(SHARED_API_SERVER, self.kubeconfig.clone())];
+        if let Some(description) = &self.node {
+            variables.extend([(SHARED_NODE, description.clone()), (IMAGES, images::images_folder()?)]);
+        }
+        Ok(variables)
     }
 
     fn directions(&self) -> Result<String> {
@@ -236,6 +243,15 @@ fn status() -> Result<ExitCode> {
     };
     println!("A cluster runs (pid {}).\n{}", state.pid, state.directions()?);
     Ok(ExitCode::SUCCESS)
+}
+
+fn env() -> Result<()> {
+    let Some(state) = running()? else { bail!("no cluster runs: `cargo xtask cluster up [--node]`") };
+    for (name, value) in state.variables()? {
+        println!("export {name}='{}'", value.display());
+    }
+    println!("export KUBECONFIG='{}'", state.kubeconfig.display());
+    Ok(())
 }
 
 fn down() -> Result<()> {

@@ -22,6 +22,10 @@ pub(crate) struct Images {
     /// The cargo profile of the binaries
     #[arg(long, default_value = "release")]
     profile: String,
+
+    /// Leave symbols out of the binaries, which makes those of the profile `dev` small
+    #[arg(long)]
+    strip: bool,
 }
 
 /// A binary that has an image of its own.
@@ -46,6 +50,11 @@ const USER: u32 = 65532;
 const REPOSITORY: &str = "ghcr.io/stoker-io";
 
 impl Images {
+    /// All images, quickly: what `cargo test` has compiled anyway, without symbols.
+    pub(crate) fn for_tests() -> Self {
+        Self { images: Vec::new(), profile: "dev".to_owned(), strip: true }
+    }
+
     pub(crate) fn run(self) -> Result<()> {
         for name in &self.images {
             if !SHIPPED.iter().any(|shipped| shipped.name == name) {
@@ -59,9 +68,15 @@ impl Images {
             .collect();
         build_binaries(&wanted, &self.profile)?;
         let folder = images_folder()?;
+        let stripped = tempfile::tempdir()?;
+        let mut binaries = binaries(&self.profile);
+        if self.strip {
+            strip(&wanted, &binaries, stripped.path())?;
+            binaries = stripped.path().to_owned();
+        }
         for shipped in wanted {
             let start = Instant::now();
-            let image = assemble(shipped, &binaries(&self.profile))?;
+            let image = assemble(shipped, &binaries)?;
             let archive = folder.join(format!("{}.tar", shipped.name));
             image.write(&archive)?;
             let size = std::fs::metadata(&archive)?.len() as f64 / 1024.0 / 1024.0;
@@ -86,7 +101,8 @@ pub(crate) fn archive(image: &str) -> Result<PathBuf> {
     Ok(assembled)
 }
 
-fn images_folder() -> Result<PathBuf> {
+/// Where the archives are.
+pub(crate) fn images_folder() -> Result<PathBuf> {
     let folder = target_folder().join("images");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
@@ -106,6 +122,22 @@ fn build_binaries(wanted: &[&Shipped], profile: &str) -> Result<()> {
     let status = command.status().context("running cargo")?;
     if !status.success() {
         bail!("cargo build ended with {status}");
+    }
+    Ok(())
+}
+
+fn strip(wanted: &[&Shipped], from: &Path, to: &Path) -> Result<()> {
+    for shipped in wanted {
+        let target = to.join(shipped.binary);
+        if target.exists() {
+            continue;
+        }
+        let mut command = Command::new("strip");
+        command.arg("-o").arg(target).arg(from.join(shipped.binary));
+        let status = command.status().context("running strip (of the package binutils)")?;
+        if !status.success() {
+            bail!("strip of {} ended with {status}", shipped.binary);
+        }
     }
     Ok(())
 }
@@ -130,4 +162,48 @@ fn assemble(shipped: &Shipped, binaries: &Path) -> Result<Image> {
         )
         .text("/etc/group", 0o644, &format!("root:x:0:\nstoker:x:{USER}:\n"))
         .text("/etc/nsswitch.conf", 0o644, "hosts: files dns\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines of a stage of the Dockerfile, without the `FROM`.
+    fn stage(name: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(workspace().join("docker/Dockerfile")).unwrap();
+        let from = format!(" AS {name}");
+        text.lines()
+            .skip_while(|line| !(line.starts_with("FROM ") && line.ends_with(&from)))
+            .skip(1)
+            .take_while(|line| !line.starts_with("FROM "))
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn images_are_laid_out_as_the_dockerfile_says() {
+        assert!(stage("base").contains(&format!("USER {USER}:{USER}")));
+        for shipped in SHIPPED {
+            let path = format!("/usr/local/bin/{}", shipped.binary);
+            let words: Vec<&str> =
+                std::iter::once(&*path).chain(shipped.subcommand.iter().copied()).collect();
+            let expected = [
+                format!("COPY --from=build /out/{} {path}", shipped.binary),
+                format!(
+                    "ENTRYPOINT [{}]",
+                    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+                ),
+            ];
+            assert_eq!(stage(shipped.name), expected, "{}", shipped.name);
+        }
+    }
+
+    #[test]
+    fn the_dockerfile_has_no_image_that_we_do_not_assemble() {
+        let text = std::fs::read_to_string(workspace().join("docker/Dockerfile")).unwrap();
+        let targets = text.lines().filter_map(|line| line.strip_prefix("FROM base AS "));
+        let known: Vec<&str> = SHIPPED.iter().map(|shipped| shipped.name).collect();
+        assert_eq!(targets.collect::<Vec<_>>(), known);
+    }
 }

@@ -10,11 +10,12 @@ use anyhow::{Context, Result};
 use clap::Args;
 use stoker_testkit::api_server::SHARED_API_SERVER;
 use stoker_testkit::node::{self, SHARED_NODE};
-use stoker_testkit::require::SKIPS;
+use stoker_testkit::require::{IMAGES, SKIPS};
 use stoker_testkit::tools::{self, Tool};
 use stoker_testkit::{ApiServer, Node};
 
 use crate::cluster::{target_folder, workspace};
+use crate::images::{Images, images_folder};
 
 /// Run the tests on real parts: obtains what is missing, starts what tests share, says what was left out
 ///
@@ -28,6 +29,10 @@ pub(crate) struct Test {
     /// Do not start a node, even where one could run
     #[arg(long)]
     no_node: bool,
+
+    /// Do not assemble the images; tests that run them on the node are left out
+    #[arg(long)]
+    no_images: bool,
 
     /// Only tests whose name contains one of these
     #[arg(value_name = "FILTER")]
@@ -83,13 +88,25 @@ impl Test {
             None => {
                 let started = Instant::now();
                 let started_node = runtime.block_on(Node::start())?;
+                let ready = started.elapsed();
                 variables.insert(SHARED_NODE, text(&started_node.description_path())?);
                 ran_on.push(format!(
                     "a node with kubelet {} and containerd {}, started in {:.1} s",
                     tools::version(Tool::Kubelet)?,
                     tools::version(Tool::Containerd)?,
-                    started.elapsed().as_secs_f64()
+                    ready.as_secs_f64()
                 ));
+                if self.no_images {
+                    ran_on.push("no images: --no-images was given".to_owned());
+                } else {
+                    let started = Instant::now();
+                    Images::for_tests().run()?;
+                    let folder = images_folder()?;
+                    started_node.load_images(&folder)?;
+                    variables.insert(IMAGES, text(&folder)?);
+                    let took = started.elapsed().as_secs_f64();
+                    ran_on.push(format!("images of this checkout, ready after {took:.0} s"));
+                }
                 node = Some(started_node);
             }
         }

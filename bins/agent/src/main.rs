@@ -92,7 +92,9 @@ async fn run(arguments: Arguments) -> Result<()> {
         "agent"
     );
     let on_timeout: OnTimeout = serde_json::from_value(arguments.on_startup_timeout.clone().into())
-        .with_context(|| format!("--on-startup-timeout {}: write UseLastGood or Block", arguments.on_startup_timeout))?;
+        .with_context(|| {
+            format!("--on-startup-timeout {}: write UseLastGood or Block", arguments.on_startup_timeout)
+        })?;
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let (start, starting) = watch::channel(Start::Wait("the agent has just started"));
     let pulse = Pulse::default();
@@ -104,13 +106,15 @@ async fn run(arguments: Arguments) -> Result<()> {
     let client = kube::Client::try_from(config)?;
     let api = Api::namespaced(client, &arguments.namespace);
     let (known_sender, known) = watch::channel(Known::default());
-    let following = tokio::spawn(watch_metadata::follow(api.clone(), names::metadata(&arguments.cr), known_sender));
+    let following =
+        tokio::spawn(watch_metadata::follow(api.clone(), names::metadata(&arguments.cr), known_sender));
     let (said, saying) = watch::channel(Saying::default());
     let name = names::status(&arguments.cr, &arguments.pod);
     let reporting = tokio::spawn(report::report(api, name, saying));
 
     // Half of the volume: the kubelet evicts the whole pod when its limit is passed.
-    let limits = Limits::default().with_max_transfer_bytes(arguments.cache_limit_bytes / 2);
+    let mut limits = Limits::default();
+    limits.max_transfer_bytes = arguments.cache_limit_bytes / 2;
     let agent = Agent {
         identity: Identity {
             pod: arguments.pod.clone(),
@@ -130,7 +134,12 @@ async fn run(arguments: Arguments) -> Result<()> {
         said,
         start,
         pulse,
-        pod: Mutex::new(PodInfo { name: arguments.pod, namespace: arguments.namespace, cr: arguments.cr, ..PodInfo::default() }),
+        pod: Mutex::new(PodInfo {
+            name: arguments.pod,
+            namespace: arguments.namespace,
+            cr: arguments.cr,
+            ..PodInfo::default()
+        }),
     };
     agent.run(stop_requested()?).await;
     following.abort();

@@ -17,6 +17,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// See a push go live, a bad commit refused and a rollback, in a minute
+    #[command(after_help = "Example: stoker demo --gateways 3")]
+    Demo(Demo),
     /// Bring a gateway to what a ref means now, without Kubernetes
     #[command(after_help = "Example: stoker sync --config gateway.yaml --watch")]
     Sync(Sync),
@@ -43,6 +46,16 @@ pub(crate) enum Command {
 }
 
 use crate::fake_gateway as fake;
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Keep the folder with the repository and the data directories
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How many gateways
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=50))]
+    pub(crate) gateways: u16,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Sync {

@@ -4,6 +4,7 @@
 //! not confirmed by the gateway.
 
 mod cli;
+mod demo;
 mod fake_gateway;
 mod history;
 mod output;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     output::log_to_stderr(cli.verbose);
     let result = match cli.command {
+        Command::Demo(args) => output::runtime().and_then(|rt| rt.block_on(demo::run(args))),
         Command::Sync(args) => output::runtime().and_then(|rt| rt.block_on(sync::run(args))),
         Command::Validate(args) => validate::run(&args),
         Command::History(args) => history::list(&args),

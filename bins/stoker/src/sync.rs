@@ -68,7 +68,9 @@ impl Standalone {
     }
 
     pub(crate) fn of(config: AgentConfig) -> Result<Self> {
-        let misuse = |what: &str, error: &dyn std::error::Error| Misuse(format!("{what}: {}", stoker_core::chain(error)));
+        let misuse = |what: &str, error: &dyn std::error::Error| {
+            Misuse(format!("{what}: {}", stoker_core::chain(error)))
+        };
         let profile = compile::config(&config).map_err(|e| misuse("profile", &e))?;
         let url = if config.git.allow_insecure {
             RemoteUrl::parse_allowing_insecure(&config.git.repo)
@@ -118,7 +120,8 @@ impl Standalone {
             Err(error) => {
                 let error: stoker_git::RefError = error;
                 let message = error.to_string();
-                let failure = Failure { category: "RefInvalid".to_owned(), message, path: Some("git.ref".to_owned()) };
+                let failure =
+                    Failure { category: "RefInvalid".to_owned(), message, path: Some("git.ref".to_owned()) };
                 return SyncReport::new("", git_ref).ended(Outcome::Failed, failure);
             }
         };
@@ -226,13 +229,26 @@ pub(crate) fn text(report: &SyncReport) -> String {
     let counts = format!("{} added, {} modified, {} deleted", files.added, files.modified, files.deleted);
     let took = report.duration_ms.total;
     let _ = match (report.outcome, &report.error) {
-        (Outcome::InSync, _) => writeln!(out, "in step with {} ({commit}): {} files unchanged, {took} ms", report.r#ref, files.unchanged),
+        (Outcome::InSync, _) => writeln!(
+            out,
+            "in step with {} ({commit}): {} files unchanged, {took} ms",
+            report.r#ref, files.unchanged
+        ),
         (Outcome::Applied, _) => writeln!(out, "{} ({commit}) is live: {counts}, {took} ms", report.r#ref),
-        (Outcome::DryRun, _) => writeln!(out, "dry run of {} ({commit}): {counts}; nothing was written", report.r#ref),
+        (Outcome::DryRun, _) => {
+            writeln!(out, "dry run of {} ({commit}): {counts}; nothing was written", report.r#ref)
+        }
         (Outcome::Held, error) => writeln!(out, "held: {}", words(error.as_ref())),
-        (Outcome::Failed, error) => writeln!(out, "failed, what was live stays live: {}", words(error.as_ref())),
+        (Outcome::Failed, error) => {
+            writeln!(out, "failed, what was live stays live: {}", words(error.as_ref()))
+        }
         (Outcome::Unconfirmed, error) => {
-            writeln!(out, "files of {} ({commit}) are in place: {counts}; not confirmed: {}", report.r#ref, words(error.as_ref()))
+            writeln!(
+                out,
+                "files of {} ({commit}) are in place: {counts}; not confirmed: {}",
+                report.r#ref,
+                words(error.as_ref())
+            )
         }
     };
     out
@@ -259,4 +275,3 @@ async fn stop_requested() {
         () = wait(SignalKind::interrupt()) => {}
     }
 }
-

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::plan::{Action, Lifetimes, assess, perform};
 use super::{CertError, Material, Pair, Serving};
@@ -22,6 +22,8 @@ use super::{CertError, Material, Pair, Serving};
 const ATTEMPTS: u32 = 5;
 /// Longest time between two looks, whatever the plan says: clocks jump.
 const LONGEST_SLEEP: Duration = Duration::from_secs(6 * 3600);
+/// Longest time for a look.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// Time after a failed look.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -117,7 +119,10 @@ impl Keeper {
         let mut changes = pin!(futures::stream::select(secret, hook));
         let mut current: Option<Pair> = None;
         loop {
-            let wait = match self.ensure().await {
+            let looked = timeout(LOOK_LIMIT, self.ensure()).await;
+            let wait = match looked
+                .unwrap_or_else(|_| Err(CertError::Timeout { secret: self.secret.clone() }))
+            {
                 Ok((pair, until)) => {
                     if current.as_ref() != Some(&pair) {
                         match serving.replace(&pair) {

@@ -32,11 +32,12 @@ pub(super) enum Freshness {
     AfterMismatch,
 }
 
-type At = (String, SecretKeyRef);
+/// What was read, when, by namespace and reference.
+type Kept = HashMap<(String, SecretKeyRef), (Instant, Arc<Vec<Key>>)>;
 
 pub(super) struct Keys {
     client: Client,
-    kept: Mutex<HashMap<At, (Instant, Arc<Vec<Key>>)>>,
+    kept: Mutex<Kept>,
 }
 
 impl Keys {
@@ -99,7 +100,7 @@ impl Keys {
             .collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<At, (Instant, Arc<Vec<Key>>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -346,16 +346,22 @@ async fn what_is_stored_can_be_read() {
         stoker_api.delete("case", &DeleteParams::default()).await.ok();
         let request =
             Request::new(stoker_api.resource_url()).create(&PostParams::default(), object.clone()).unwrap();
-        let read = cluster.client().request::<Stoker>(request).await;
-        assert!(read.is_ok(), "{}: {read:?}", String::from_utf8_lossy(&object));
+        cluster
+            .client()
+            .request::<Stoker>(request)
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(&object)));
     }
     for (object, _) in profiles().into_iter().filter(|(_, expected)| expected.is_empty()) {
         let object = serde_json::to_vec(&object).unwrap();
         profile_api.delete("case", &DeleteParams::default()).await.ok();
         let request =
             Request::new(profile_api.resource_url()).create(&PostParams::default(), object.clone()).unwrap();
-        let read = cluster.client().request::<SyncProfile>(request).await;
-        assert!(read.is_ok(), "{}: {read:?}", String::from_utf8_lossy(&object));
+        cluster
+            .client()
+            .request::<SyncProfile>(request)
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(&object)));
     }
 }
 

@@ -6,12 +6,12 @@ use stoker_k8s::api;
 
 #[test]
 fn the_chart_ships_the_current_definitions() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/stoker/crds");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/stoker/files/crds");
     for (file, expected) in api::crds_yaml() {
         let shipped = std::fs::read_to_string(folder.join(&file)).unwrap_or_default();
         assert!(
             shipped == expected,
-            "{file} is stale: run `cargo run -p stoker-controller -- crds charts/stoker/crds`"
+            "{file} is stale: run `cargo run -p stoker-controller -- crds charts/stoker/files/crds`"
         );
     }
 }

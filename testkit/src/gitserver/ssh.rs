@@ -12,7 +12,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::Shelf;
 use crate::control_plane::free_ports;
 use crate::leash::{Leash, Process};
-use crate::{tools, wait};
+use crate::tools::{self, Missing};
+use crate::wait;
 
 /// A kind of key that `ssh-keygen` makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +160,21 @@ impl KeyKind {
             Self::Rsa => "rsa",
         }
     }
+}
+
+/// Why sshd cannot serve git on this machine, if so.
+pub(crate) fn lacking() -> Option<Missing> {
+    for program in ["sshd", "ssh-keygen"] {
+        if tools::program(program).is_none() {
+            return Some(Missing(format!("there is no `{program}` on this machine")));
+        }
+    }
+    // sshd runs even a forced command by the user's login shell.
+    let user = user_name().ok()?;
+    let account = Command::new("getent").args(["passwd", &user]).output().ok()?;
+    let account = String::from_utf8_lossy(&account.stdout).trim().to_owned();
+    (account.ends_with("/nologin") || account.ends_with("/false"))
+        .then(|| Missing(format!("sshd lets {user} do nothing: the account has no login shell")))
 }
 
 async fn spawn(leash: &Leash, address: SocketAddr) -> Result<Process> {

@@ -45,6 +45,7 @@ pub const DEBIAN_PACKAGES: &[DebianPackage] = &[
     DebianPackage { name: "openssh-server", program: "sshd", purpose: "git over ssh" },
     DebianPackage { name: "openssh-client", program: "ssh-keygen", purpose: "git over ssh" },
     DebianPackage { name: "gcc", program: "cc", purpose: "Gitea's SQLite, libgit2" },
+    DebianPackage { name: "binutils", program: "strip", purpose: "small images for tests" },
     DebianPackage { name: "runc", program: "runc", purpose: "the node's containers" },
     DebianPackage { name: "iproute2", program: "ip", purpose: "the node's network" },
     DebianPackage { name: "iptables", program: "iptables", purpose: "the node's Services" },

@@ -1,11 +1,16 @@
 use std::time::Duration;
 
+use axum::Router;
+use axum_server::tls_rustls::RustlsConfig;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Api;
 use kube::api::{ListParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
+use stoker_testkit::pki::Authority;
 use stoker_testkit::{require, wait};
 
 #[tokio::test]
@@ -88,4 +93,52 @@ async fn what_was_stored_is_there_after_the_api_server_was_killed() {
     assert!(!matches!(away, Ok(Ok(_))), "a killed server answered");
     server.resume().await.unwrap();
     assert_eq!(maps.get("kept").await.unwrap().metadata.name.as_deref(), Some("kept"));
+}
+
+#[tokio::test]
+async fn a_webhook_of_the_test_itself_is_asked_at_a_loopback_url() {
+    let Some(server) = require::api_server().await else { return };
+    let namespace = server.namespace().await.unwrap();
+    let client = server.client().unwrap();
+    let authority = Authority::new("webhook-test").unwrap();
+    let identity = authority.server(&["127.0.0.1".into()]).unwrap();
+    let config =
+        RustlsConfig::from_pem(identity.certificate.into_bytes(), identity.key.into_bytes()).await.unwrap();
+    let refuse = |review: axum::Json<Value>| async move {
+        axum::Json(json!({
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "response": {"uid": review["request"]["uid"], "allowed": false, "status": {"message": "not today"}},
+        }))
+    };
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let router = Router::new().fallback(refuse);
+    let served = axum_server::from_tcp_rustls(listener, config).unwrap();
+    tokio::spawn(served.serve(router.into_make_service()));
+
+    let webhook: ValidatingWebhookConfiguration = serde_json::from_value(json!({
+        "metadata": {"name": &*namespace},
+        "webhooks": [{
+            "name": "test.stoker.io",
+            "clientConfig": {"url": url, "caBundle": ByteString(authority.certificate().into_bytes())},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": &*namespace}},
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+        }],
+    }))
+    .unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &webhook).await.unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(client, &namespace);
+    let mut map = ConfigMap::default();
+    map.metadata.generate_name = Some("refused-".into());
+    // The API server learns of a new webhook by a watch.
+    let refusal = wait::until("the webhook to be asked", Duration::from_secs(15), || async {
+        Ok(maps.create(&PostParams::default(), &map).await.err())
+    })
+    .await
+    .unwrap();
+    assert!(refusal.to_string().contains("not today"), "{refusal}");
 }

@@ -146,6 +146,50 @@ async fn a_native_sidecar_holds_back_the_pod_until_its_startup_probe_passes() {
 }
 
 #[tokio::test]
+async fn an_image_holds_a_program_of_this_machine_with_what_it_loads() {
+    let Some(node) = require::node().await else { return };
+    let Some(program) = require::program("id") else { return };
+    let name = "stoker.test/id:1";
+    let image = Image::new(name).entrypoint(["/bin/id"]).user(65532).program("/bin/id", &program).unwrap();
+    node.load(&image).unwrap();
+    let namespace = node.namespace().await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(node.client().unwrap(), &namespace);
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "id"},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "id", "image": name, "imagePullPolicy": "Never"}]},
+    }))
+    .unwrap();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    phase(&pods, "id", "Succeeded").await;
+    let said = node.exec(&["kubectl", "logs", "--namespace", &namespace, "id"]).unwrap();
+    assert!(said.starts_with("uid=65532"), "{said}");
+}
+
+#[tokio::test]
+async fn the_products_images_start() {
+    let Some(node) = require::node().await else { return };
+    if !require::images(node).await {
+        return;
+    }
+    let namespace = node.namespace().await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(node.client().unwrap(), &namespace);
+    for name in ["stoker-controller", "stoker"] {
+        let image = format!("ghcr.io/stoker-io/{name}:{}", env!("CARGO_PKG_VERSION"));
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {
+                "restartPolicy": "Never",
+                "securityContext": {"runAsNonRoot": true},
+                "containers": [{"name": "it", "image": image, "imagePullPolicy": "Never", "args": ["--version"]}],
+            },
+        }))
+        .unwrap();
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+        phase(&pods, name, "Succeeded").await;
+    }
+}
+
+#[tokio::test]
 async fn two_nodes_live_side_by_side_and_nothing_of_a_node_is_left() {
     let Some(shared) = require::node().await else { return };
     let Some(own) = require::own_node().await else { return };
