@@ -1,5 +1,5 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
-
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is the failure of its test")]
 // Helpers of tests are not tests to the lint.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -8,6 +8,7 @@ mod bed;
 mod cluster;
 mod controller;
 mod crds;
+mod replicas;
 
 /// No test file is forgotten.
 #[test]
