@@ -5,6 +5,8 @@ mod bed;
 mod cluster;
 mod controller;
 mod crds;
+mod helm;
+mod injection;
 
 /// No test file is forgotten.
 #[test]
