@@ -243,7 +243,7 @@ impl<'n> Site<'n> {
             loop {
                 let what = tokio::select! {
                     Some(stoker) = stokers.next() => stoker.map(|s| Seen::Stoker(Box::new(s))),
-                    Some(map) = maps.next() => map.map(Seen::Map),
+                    Some(map) = maps.next() => map.map(|m| Seen::Map(Box::new(m))),
                     else => return,
                 };
                 if let Ok(what) = what {
@@ -419,7 +419,7 @@ impl<'n> Site<'n> {
 
 enum Seen {
     Stoker(Box<Stoker>),
-    Map(ConfigMap),
+    Map(Box<ConfigMap>),
 }
 
 impl Timeline {
