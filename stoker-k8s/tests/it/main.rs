@@ -1,13 +1,14 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
-
-// Helpers of tests are not tests to the lint.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is the failure of its test")]
 
 mod api_server;
 mod bed;
 mod cluster;
 mod controller;
 mod crds;
+mod helm;
+mod injection;
+mod replicas;
 
 /// No test file is forgotten.
 #[test]
