@@ -66,24 +66,26 @@ impl Breaking {
 fn pump(mut server: TcpStream, mut client: TcpStream, fate: Fate, passed: &AtomicUsize) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = server.read(&mut buffer) {
-        for byte in &mut buffer[..length] {
+        for index in 0..length {
             let at = passed.fetch_add(1, Ordering::SeqCst);
             match fate {
                 Fate::Cut(after) if at >= after => {
+                    let _ = client.write_all(&buffer[..index]);
                     let _ = client.shutdown(Shutdown::Both);
                     return;
                 }
                 Fate::Stall(after) if at >= after => {
+                    let _ = client.write_all(&buffer[..index]);
                     // Until the client has had enough.
                     let _ = client.read(&mut [0]);
                     std::thread::park_timeout(Duration::from_secs(20));
                     return;
                 }
                 Fate::Drip(pause) => std::thread::sleep(pause),
-                Fate::Flip(which) if at == which => *byte ^= 0x10,
+                Fate::Flip(which) if at == which => buffer[index] ^= 0x10,
                 _ => {}
             }
-            if matches!(fate, Fate::Drip(_)) && client.write_all(&[*byte]).is_err() {
+            if matches!(fate, Fate::Drip(_)) && client.write_all(&[buffer[index]]).is_err() {
                 return;
             }
         }
@@ -125,8 +127,8 @@ async fn a_connection_cut_anywhere_harms_nothing() {
         let points: Vec<usize> = [0, 1, 3, 4, 5, 60, 200, 300, 400, 500, 700]
             .into_iter()
             .chain((1..8).map(|i| length * i / 8))
-            // Not the very last bytes: HTTP ends its chunks after git has said all.
-            .chain([length - 40, length - 15])
+            // Not closer to the end: how the server splits the pack differs by some hundred bytes from run to run.
+            .chain([length - 500])
             .collect();
         for after in points {
             let proxy = Breaking::before(upstream, Fate::Cut(after));
