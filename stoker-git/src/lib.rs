@@ -1,5 +1,7 @@
 //! Exact git commits, fetched safely, as a source for stoker-core.
 #![deny(unsafe_code)]
+// The example shows where in `main` the call belongs.
+#![allow(clippy::needless_doctest_main)]
 
 pub mod advertisement;
 pub mod cache;

@@ -98,7 +98,7 @@ impl std::str::FromStr for ObjectId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || ObjectIdError(text.chars().take(80).collect());
-        if !text.bytes().all(|b| b.is_ascii_hexdigit()) || text.len() % 2 != 0 {
+        if !text.bytes().all(|b| b.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
             return Err(error());
         }
         let bytes: Option<Vec<u8>> =

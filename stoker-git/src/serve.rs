@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
@@ -107,7 +107,6 @@ impl GitBackend {
     }
 
     /// The routes, for a listener of your own (with TLS, for example).
-    #[must_use]
     pub fn router(&self) -> Router {
         Router::new().fallback(answer).with_state(self.0.clone())
     }
@@ -167,9 +166,8 @@ impl Backend {
 /// Runs `git http-backend` for one request (RFC 3875).
 async fn run(backend: &Arc<Backend>, user: Option<String>, request: Request) -> io::Result<Response> {
     let (parts, body) = request.into_parts();
-    let mut command = Command::new("git");
+    let mut command = Command::new(program());
     command
-        .arg("http-backend")
         .env("GIT_PROJECT_ROOT", absolute(&backend.root)?)
         .env("GIT_HTTP_EXPORT_ALL", "1")
         .env("REQUEST_METHOD", parts.method.as_str())
@@ -214,6 +212,16 @@ async fn run(backend: &Arc<Backend>, user: Option<String>, request: Request) -> 
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// `git http-backend` itself: `git` would start it as a process of its own, which nobody then ends.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let output = std::process::Command::new("git").arg("--exec-path").output();
+        let dir = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+        Path::new(&dir).join("git-http-backend")
+    })
 }
 
 fn absolute(root: &Path) -> io::Result<PathBuf> {

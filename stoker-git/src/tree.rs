@@ -204,11 +204,11 @@ impl Source for CommitSource {
     fn open(&self, path: RelPath<'_>, id: &ContentId) -> Result<Box<dyn Read + '_>, SourceError> {
         let missing = || SourceError::Missing { path: path.to_buf() };
         let id = ObjectId::from_bytes(id.as_bytes()).ok_or_else(missing)?;
+        let object = oid(&id).map_err(|_| missing())?;
         let inner = self.lock();
         let read = || -> Result<Result<Vec<u8>, SourceError>, git2::Error> {
             let odb = inner.repository.odb()?;
-            let id = oid(&id)?;
-            let (size, kind) = odb.read_header(id)?;
+            let (size, kind) = odb.read_header(object)?;
             if kind != ObjectType::Blob {
                 return Ok(Err(missing()));
             }
@@ -216,7 +216,7 @@ impl Source for CommitSource {
                 let (size, limit) = (size as u64, self.max_blob_bytes);
                 return Ok(Err(SourceError::TooLarge { path: path.to_buf(), size, limit }));
             }
-            Ok(Ok(odb.read(id)?.data().to_vec()))
+            Ok(Ok(odb.read(object)?.data().to_vec()))
         };
         match read() {
             Ok(content) => content.map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read>),

@@ -19,6 +19,7 @@
 //! - Errors are Jetty's HTML, unknown routes JSON 404; 503 while starting, 302 to `/welcome` while not commissioned.
 //! - A project scan restamps resources that changed outside (actor `external`, new 8.3 signature).
 //! - At start it makes its own caches and databases in the data directory.
+//! - As the backup of a pair it takes over projects, core and modes, and overwrites what others put there.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,6 +56,7 @@ mod data;
 mod events;
 mod lists;
 mod own_files;
+mod replica;
 mod routes;
 mod scan;
 mod serve;
@@ -219,6 +221,7 @@ impl Builder {
             tasks.push(tokio::spawn(Arc::clone(&core).scanner(kind)));
         }
         tasks.push(tokio::spawn(Arc::clone(&core).churn()));
+        tasks.push(tokio::spawn(Arc::clone(&core).follow()));
         core.restart(self.wait_for_data_dir);
         Ok(FakeGateway { core, handle, tasks, http, https, certificate_pem })
     }
@@ -263,6 +266,9 @@ fn tls(certificate_pem: &str, key_pem: &str) -> Result<RustlsConfig, FakeError> 
         .map_err(|e| unusable(&e))?;
     Ok(RustlsConfig::from_config(Arc::new(config)))
 }
+
+/// Two scanners, the churn, the follower: after the listeners in the list of tasks.
+const BACKGROUND_TASKS: usize = 4;
 
 /// A fake gateway that listens. It stops when this is dropped.
 pub struct FakeGateway {
@@ -449,7 +455,7 @@ impl FakeGateway {
     /// Stops listening, lets running answers finish for up to a second.
     pub async fn stop(mut self) {
         self.handle.graceful_shutdown(Some(Duration::from_secs(1)));
-        for task in self.tasks.split_off(self.tasks.len().saturating_sub(3)) {
+        for task in self.tasks.split_off(self.tasks.len().saturating_sub(BACKGROUND_TASKS)) {
             task.abort();
         }
         for listener in std::mem::take(&mut self.tasks) {

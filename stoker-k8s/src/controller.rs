@@ -46,6 +46,8 @@ mod secrets;
 mod slim;
 mod validate;
 mod watch;
+#[cfg(test)]
+mod worlds;
 
 pub use apply::{ApplyError, MANAGER};
 pub use build::{BuildError, MAX_METADATA_BYTES, Objects, build};

@@ -289,15 +289,19 @@ impl Observer for Transition<'_> {
         let mut touched = Touched::default();
         changes.written().for_each(|path| touched.written(path));
         changes.deleted().for_each(|path| touched.deleted(path));
+        let need = touched.need();
+        // Written down first: a record without a transaction costs one needless scan, the reverse would lose one.
+        pending::add(&self.sync.data_dir, touched)?;
         if let Some(client) = &self.sync.client {
             let lock = BlockingLock::new(client.clone(), self.handle.clone(), LockOptions::default());
-            match lock.lock(touched.need()) {
+            match lock.lock(need) {
                 LockOutcome::Busy(_) => return Err(Box::new(LockBusy)),
+                // The scan that follows releases it; should there be none, it ends by itself.
                 LockOutcome::Held(_) => {}
                 LockOutcome::Without(why) => tracing::debug!(?why, "no scan lock"),
             }
         }
-        Ok(pending::add(&self.sync.data_dir, touched)?)
+        Ok(())
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) async fn run(args: cli::Demo) -> Result<u8> {
             bail!("{}: the rollback did not restore the file", line.name);
         }
         println!(
-            "   {} is back at {} in {} ms ({} file changed)",
+            "   {} is back at {} in {} ms (files changed: {})",
             line.name,
             short(&past.to),
             took.as_millis(),
@@ -169,7 +169,7 @@ async fn line(root: &Path, number: u16, url: &str) -> Result<Line> {
 }
 
 async fn sync_all(lines: &[Line], pushed: Instant, expected: Outcome) -> Result<()> {
-    let reports = futures::future::join_all(lines.iter().map(|line| async {
+    let reports = futures::future::join_all(lines.iter().map(|line| async move {
         let report = line.agent.sync(false, false).await;
         (line, report, pushed.elapsed())
     }));
@@ -187,7 +187,7 @@ fn timeline(name: &str, report: &SyncReport, live: Duration) -> String {
     let d = report.duration_ms;
     let scans: Vec<&str> = report.scans.iter().map(|s| s.kind.as_str()).collect();
     format!(
-        "{name}: resolved {} ms, fetched {} ms, compared {} ms, written {} ms ({} files), {} scan confirmed {} ms; live after {} ms",
+        "{name}: resolved {} ms, fetched {} ms, compared {} ms, written {} ms (files: {}), {} scan confirmed {} ms; live after {} ms",
         d.resolve,
         d.fetch,
         d.plan,
@@ -203,7 +203,7 @@ fn timeline(name: &str, report: &SyncReport, live: Duration) -> String {
 fn loaded(lines: &[Line]) -> Result<()> {
     for line in lines {
         let projects = line.gateway.loaded_projects();
-        let names: Vec<&str> = projects.items.keys().map(String::as_str).collect();
+        let names: Vec<&str> = projects.loaded.keys().map(String::as_str).collect();
         if names != ["conveyor"] {
             bail!("{} runs {names:?} instead of the project conveyor", line.name);
         }

@@ -76,23 +76,30 @@ impl Generation {
     }
 
     /// Notes that the whole tree of `commit` is here, and which commits lack their parents.
-    pub(crate) fn hold(&self, commit: &CommitId, shallow: &[ObjectId]) -> io::Result<()> {
-        let mut all: Vec<String> = std::fs::read_to_string(self.path.join("shallow"))
-            .unwrap_or_default()
-            .lines()
-            .map(str::to_owned)
-            .chain(shallow.iter().map(ObjectId::to_string))
-            .collect();
-        all.sort();
+    pub(crate) fn hold(
+        &self,
+        commit: &CommitId,
+        shallow: &[ObjectId],
+        unshallow: &[ObjectId],
+    ) -> io::Result<()> {
+        let mut all = self.shallow();
+        all.extend(shallow);
+        all.retain(|id| !unshallow.contains(id));
+        all.sort_unstable();
         all.dedup();
-        if !all.is_empty() {
-            replace(&self.path.join("shallow"), format!("{}\n", all.join("\n")).as_bytes())?;
-        }
+        let text: String = all.iter().map(|id| format!("{id}\n")).collect();
+        replace(&self.path.join("shallow"), text.as_bytes())?;
         replace(&self.reference(commit), format!("{commit}\n").as_bytes())?;
         for old in self.held().iter().skip(MAX_HELD) {
             let _ = std::fs::remove_file(self.reference(old));
         }
         Ok(())
+    }
+
+    /// The commits whose parents are not here.
+    pub(crate) fn shallow(&self) -> Vec<ObjectId> {
+        let text = std::fs::read_to_string(self.path.join("shallow")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// The commits whose trees are complete here, newest first.

@@ -119,7 +119,7 @@ impl Work<'_> {
         let mut writer = PackWriter::new(generation, &base, &url, *commit, limit)?;
         let fetched = if self.url.protocol() == Protocol::File {
             let shallow = LocalRepository::open(self.url)?.copy(commit, &base, &mut writer)?;
-            Fetched { shallow, bytes: writer.written(), whole_history: false }
+            Fetched { shallow, bytes: writer.written(), ..Fetched::default() }
         } else {
             let mut connection = transport::open(&self.destination(), Version::V2)?;
             let greeting = match greeting::read(connection.greeting()?, &url) {
@@ -128,7 +128,8 @@ impl Work<'_> {
                 }
                 greeting => greeting?,
             };
-            let want = Want { commit: *commit, hint: hint.map(str::to_owned), have };
+            let shallow = generation.shallow();
+            let want = Want { commit: *commit, hint: hint.map(str::to_owned), have, shallow };
             wire::fetch::run(&mut *connection, &greeting, &want, &url, &mut writer)?
         };
         writer.finish()?;
@@ -139,7 +140,7 @@ impl Work<'_> {
         }
         objects.verify(commit, known.as_ref())?;
         generation
-            .hold(commit, &fetched.shallow)
+            .hold(commit, &fetched.shallow, &fetched.unshallow)
             .map_err(|e| crate::cache::io_error(generation.path(), &e))?;
         Ok(fetched)
     }

@@ -15,15 +15,19 @@ pub(crate) struct Want {
     pub(crate) commit: CommitId,
     /// The reference that led to the commit: where its history is looked for when the server gives only whole branches.
     pub(crate) hint: Option<String>,
-    /// Commits whose trees are complete here (and whose parents are not).
+    /// Commits whose trees are complete here.
     pub(crate) have: Vec<CommitId>,
+    /// Commits here whose parents are not.
+    pub(crate) shallow: Vec<ObjectId>,
 }
 
 /// How it was fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fetched {
     /// The commits whose parents were left out.
     pub(crate) shallow: Vec<ObjectId>,
+    /// The commits whose parents came now.
+    pub(crate) unshallow: Vec<ObjectId>,
     /// Bytes of the pack.
     pub(crate) bytes: u64,
     /// Whether a history had to be fetched because the server gives out no commit by its id.
@@ -56,7 +60,7 @@ pub(crate) fn run(
     let v2 = matches!(greeting, Greeting::V2(_));
     let body = if v2 { body_v2(capabilities, &plan, want) } else { body_v0(capabilities, &plan, want) };
     let answer = connection.request(&body)?;
-    let mut fetched = Fetched { shallow: Vec::new(), bytes: 0, whole_history: !plan.deepen };
+    let mut fetched = Fetched { whole_history: plan.depth != Some(1), ..Fetched::default() };
     let result = if v2 {
         read_v2(answer, url, &mut fetched, sink)
     } else {
@@ -80,13 +84,16 @@ fn refuses_commit(message: &str) -> bool {
 /// What is asked for in the end.
 struct Plan {
     wants: Vec<ObjectId>,
-    /// Only the commits themselves, without their history.
-    deepen: bool,
+    /// How many generations of commits; `None` from a server that sends whole histories only.
+    depth: Option<u32>,
 }
+
+/// All of the history, also where only a part of it is here (`git fetch --unshallow`).
+const INFINITE: u32 = 0x7fff_ffff;
 
 impl Plan {
     fn exactly(commit: CommitId, shallow: bool) -> Self {
-        Self { wants: vec![commit], deepen: shallow }
+        Self { wants: vec![commit], depth: shallow.then_some(1) }
     }
 }
 
@@ -107,7 +114,7 @@ fn plan_v0(
         return Ok(Plan::exactly(want.commit, shallow));
     }
     if let Some(tag) = advertised {
-        return Ok(Plan { wants: vec![tag.id], deepen: shallow });
+        return Ok(Plan { wants: vec![tag.id], depth: shallow.then_some(1) });
     }
     if advertisement.head.as_ref().is_some_and(|head| head.id == want.commit) {
         return Ok(Plan::exactly(want.commit, shallow));
@@ -123,7 +130,7 @@ fn plan_v0(
     if wants.is_empty() {
         return Err(GitError::CommitNotFound { url: url.to_owned(), commit: want.commit });
     }
-    Ok(Plan { wants, deepen: false })
+    Ok(Plan { wants, depth: shallow.then_some(INFINITE) })
 }
 
 fn body_v2(capabilities: &Capabilities, plan: &Plan, want: &Want) -> Vec<u8> {
@@ -142,19 +149,26 @@ fn body_v2(capabilities: &Capabilities, plan: &Plan, want: &Want) -> Vec<u8> {
     for id in &plan.wants {
         push(&mut body, &format!("want {id}\n"));
     }
-    if plan.deepen {
-        for id in &want.have {
-            push(&mut body, &format!("shallow {id}\n"));
-        }
-        push(&mut body, "deepen 1\n");
-    }
-    // Without `shallow` a `have` would claim the whole history of the commit.
-    for id in want.have.iter().filter(|_| plan.deepen) {
-        push(&mut body, &format!("have {id}\n"));
-    }
+    push_depth(&mut body, plan, want);
+    push_haves(&mut body, plan, want);
     push(&mut body, "done\n");
     push_flush(&mut body);
     body
+}
+
+fn push_depth(body: &mut Vec<u8>, plan: &Plan, want: &Want) {
+    let Some(depth) = plan.depth else { return };
+    for id in &want.shallow {
+        push(body, &format!("shallow {id}\n"));
+    }
+    push(body, &format!("deepen {depth}\n"));
+}
+
+fn push_haves(body: &mut Vec<u8>, plan: &Plan, want: &Want) {
+    // Where nothing can be said of missing parents, a `have` would claim the whole history of the commit.
+    for id in want.have.iter().filter(|_| plan.depth.is_some()) {
+        push(body, &format!("have {id}\n"));
+    }
 }
 
 fn body_v0(capabilities: &Capabilities, plan: &Plan, want: &Want) -> Vec<u8> {
@@ -173,18 +187,9 @@ fn body_v0(capabilities: &Capabilities, plan: &Plan, want: &Want) -> Vec<u8> {
     for (index, id) in plan.wants.iter().enumerate() {
         push(&mut body, &format!("want {id}{}\n", if index == 0 { &options[..] } else { "" }));
     }
-    if capabilities.has("shallow") {
-        for id in &want.have {
-            push(&mut body, &format!("shallow {id}\n"));
-        }
-    }
-    if plan.deepen {
-        push(&mut body, "deepen 1\n");
-    }
+    push_depth(&mut body, plan, want);
     push_flush(&mut body);
-    for id in want.have.iter().filter(|_| capabilities.has("shallow")) {
-        push(&mut body, &format!("have {id}\n"));
-    }
+    push_haves(&mut body, plan, want);
     push(&mut body, "done\n");
     body
 }
@@ -205,7 +210,7 @@ fn read_v2(
                 if line(content) == "packfile" {
                     return read_sideband(&mut packets, url, fetched, sink);
                 }
-                note_shallow(content, &mut fetched.shallow);
+                note_shallow(content, fetched);
             }
             Packet::Delimiter => {}
             Packet::Flush | Packet::ResponseEnd => {
@@ -246,7 +251,7 @@ fn read_v0(
                 if content.starts_with(b"ACK ") || content.starts_with(b"NAK") {
                     break;
                 }
-                note_shallow(content, &mut fetched.shallow);
+                note_shallow(content, fetched);
             }
             Packet::Flush => {}
             Packet::Delimiter | Packet::ResponseEnd => {
@@ -279,12 +284,12 @@ fn remote_error_in_fetch(url: &str, message: &str) -> GitError {
     remote_error(url, message)
 }
 
-fn note_shallow(content: &[u8], shallow: &mut Vec<ObjectId>) {
+fn note_shallow(content: &[u8], fetched: &mut Fetched) {
     let text = line(content);
     if let Some(id) = text.strip_prefix("shallow ").and_then(|id| id.parse().ok()) {
-        shallow.push(id);
-    } else if let Some(id) = text.strip_prefix("unshallow ").and_then(|id| id.parse::<ObjectId>().ok()) {
-        shallow.retain(|s| *s != id);
+        fetched.shallow.push(id);
+    } else if let Some(id) = text.strip_prefix("unshallow ").and_then(|id| id.parse().ok()) {
+        fetched.unshallow.push(id);
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a fake gateway behaves: switches, most of them for facts whose evidence is thin.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -81,6 +82,8 @@ pub struct Behaviour {
     pub churn: Option<Duration>,
     /// `Independent`, `Master` or `Backup`.
     pub role: String,
+    /// The data directory of the master that this node, a backup, takes over from.
+    pub replicate_from: Option<PathBuf>,
     /// Fault at start unless this user owns the data directory's resources.
     pub owner: Option<u32>,
     /// Whether `GET designers` answers 500.
@@ -114,6 +117,7 @@ impl Default for Behaviour {
             own_files: true,
             churn: None,
             role: "Independent".to_owned(),
+            replicate_from: None,
             owner: None,
             designers_error: false,
             control: true,
@@ -160,6 +164,11 @@ pub const SWITCHES: &[Switch] = &[
     switch("own-files", "on|off", "the gateway makes its own files at start"),
     switch("churn", "off|DURATION", "touch value store and module-owned tags while running"),
     switch("role", "Independent|Master|Backup", "redundancy role"),
+    switch(
+        "replicate-from",
+        "off|DIR",
+        "a backup: take over projects, core and modes from the master's directory",
+    ),
     switch("owner", "off|UID", "fault at start unless this user owns the resources"),
     switch("designers", "on|error", "error: GET designers answers 500"),
     switch("control", "on|off", "the /fake/... routes"),
@@ -255,6 +264,9 @@ impl Behaviour {
             "role" => {
                 self.role = ["Independent", "Master", "Backup"].contains(&value).then(|| value.to_owned())?;
             }
+            "replicate-from" => {
+                self.replicate_from = if value == "off" { None } else { Some(text(value)?.into()) };
+            }
             "owner" => self.owner = if value == "off" { None } else { Some(value.parse().ok()?) },
             "designers" => self.designers_error = either(value, "on", false, "error", true)?,
             "control" => self.control = on_off(value)?,
@@ -311,7 +323,7 @@ mod tests {
                 let concrete = match value {
                     "DURATION" => "250ms",
                     "UID" => "2003",
-                    "NAME" | "TEXT" => "x",
+                    "NAME" | "TEXT" | "DIR" => "x",
                     other => other,
                 };
                 let mut behaviour = Behaviour::default();

@@ -91,6 +91,7 @@ pub(super) struct State {
     pub(super) logs: Vec<Line>,
     pub(super) journal: Journal,
     pub(super) injected: Vec<Injected>,
+    pub(super) last_sync_ms: i64,
     last_ms: i64,
 }
 
@@ -196,6 +197,7 @@ impl Core {
             logs: Vec::new(),
             journal: Journal::default(),
             injected: Vec::new(),
+            last_sync_ms: -1,
             last_ms: 0,
         };
         Arc::new(Self {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::core::{State, now_ms};
+use super::core::State;
 use super::routes::{Reply, json_ok};
 use axum::http::StatusCode;
 
@@ -101,7 +101,7 @@ fn redundancy(s: &State) -> Value {
         "syncPending": false,
         "failoverPending": false,
         "uptime": -1,
-        "lastSyncTimestamp": if backup { now_ms() } else { -1 },
+        "lastSyncTimestamp": s.last_sync_ms,
     })
 }
 

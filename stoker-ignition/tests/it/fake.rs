@@ -241,3 +241,23 @@ async fn runnable_only_is_the_other_reading_of_the_project_list() {
     assert_eq!(names, ["line"]);
     assert_eq!(bed.client.project_names().await.unwrap(), ["base", "line"]);
 }
+
+#[tokio::test]
+async fn a_backup_takes_over_from_its_master_and_loses_what_others_write() {
+    let master = Bed::new(&["role=Master"]).await;
+    let from = format!("replicate-from={}", data(&master.dir).display());
+    let backup = Bed::new(&["role=Backup", &from]).await;
+    assert_eq!(backup.client.redundancy().await.unwrap().role, "Backup");
+    backup.write("projects/foreign/project.json", "{}");
+    backup.write("projects/line/project.json", r#"{"title":"written on the backup"}"#);
+    backup.write("config/resources/external/config-mode.json", "{}");
+    master.write("projects/new/project.json", "{}");
+    let same = |_: &[Event]| {
+        let names: Vec<_> = backup.gateway.loaded_projects().loaded.keys().cloned().collect();
+        (names == ["base", "line", "new"] && !backup.exists("projects/foreign")).then_some(())
+    };
+    backup.gateway.until_events(LIMIT, same).await.unwrap();
+    assert_eq!(backup.read("projects/line/project.json"), master.read("projects/line/project.json"));
+    assert!(backup.exists("config/resources/external/config-mode.json"), "external is each node's own");
+    assert!(backup.client.redundancy().await.unwrap().last_sync_timestamp > 0);
+}

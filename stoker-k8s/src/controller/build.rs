@@ -290,3 +290,6 @@ impl CompiledProfile {
         Self { revision: digest[..12].to_owned(), generation: self.generation, ..bare }
     }
 }
+
+#[cfg(test)]
+mod tests;

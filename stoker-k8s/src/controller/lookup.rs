@@ -19,7 +19,8 @@ use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use stoker_core::{Category, Fault, Retry};
 use stoker_git::{
-    Access, Advertisement, Credentials, GitError, RefError, RefSpec, RemoteUrl, Resolution, UrlError,
+    Access, Advertisement, Credentials, Git, GitError, ObjectFormat, RefError, RefSpec, RemoteUrl,
+    Resolution, UrlError,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -34,6 +35,18 @@ pub trait Remote: Send + Sync + 'static {
         url: &'a RemoteUrl,
         access: &'a Access,
     ) -> BoxFuture<'a, Result<Advertisement, GitError>>;
+}
+
+impl Remote for Git {
+    fn advertise<'a>(
+        &'a self,
+        url: &'a RemoteUrl,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<Advertisement, GitError>> {
+        // Read from the Secrets a moment ago: a second reading would find the same.
+        let remote = stoker_git::Remote { url: url.clone(), credentials: Arc::new(access.clone()) };
+        Box::pin(async move { self.advertisement(&remote).await })
+    }
 }
 
 /// Why the ref of a `Stoker` could not be resolved.
@@ -247,6 +260,11 @@ impl Lookups {
         };
         let wanted: RefSpec = job.wanted.git_ref.parse()?;
         let access = secrets::access(&self.client, namespace, git).await?;
+        if let RefSpec::Commit(_) = wanted {
+            // It says all that there is to know; whether it exists is seen by those who fetch it.
+            let nothing = Advertisement { refs: Vec::new(), head: None, object_format: ObjectFormat::Sha1 };
+            return Ok(stoker_git::resolve::resolve(&nothing, &wanted, &url.to_string())?);
+        }
         let advertisement = {
             // Closed only at the end of the process.
             let _slot = self.slots.acquire().await;

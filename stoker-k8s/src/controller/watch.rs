@@ -34,6 +34,15 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// One scope for the whole cluster, or one for each namespace.
+    #[must_use]
+    pub fn each(whole: &crate::roster::Scope) -> Vec<Self> {
+        match whole {
+            crate::roster::Scope::All => vec![Self::Cluster],
+            crate::roster::Scope::Namespaces(names) => names.iter().cloned().map(Self::Namespace).collect(),
+        }
+    }
+
     fn api<K>(&self, client: &Client) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,

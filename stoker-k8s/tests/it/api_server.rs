@@ -346,14 +346,22 @@ async fn what_is_stored_can_be_read() {
         stoker_api.delete("case", &DeleteParams::default()).await.ok();
         let request =
             Request::new(stoker_api.resource_url()).create(&PostParams::default(), object.clone()).unwrap();
-        cluster.client().request::<Stoker>(request).await.expect(&String::from_utf8(object).unwrap());
+        cluster
+            .client()
+            .request::<Stoker>(request)
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(&object)));
     }
     for (object, _) in profiles().into_iter().filter(|(_, expected)| expected.is_empty()) {
         let object = serde_json::to_vec(&object).unwrap();
         profile_api.delete("case", &DeleteParams::default()).await.ok();
         let request =
             Request::new(profile_api.resource_url()).create(&PostParams::default(), object.clone()).unwrap();
-        cluster.client().request::<SyncProfile>(request).await.expect(&String::from_utf8(object).unwrap());
+        cluster
+            .client()
+            .request::<SyncProfile>(request)
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(&object)));
     }
 }
 
@@ -371,12 +379,8 @@ async fn defaults_are_written_down_and_the_names_are_short() {
     assert_eq!(spec["deployment"]["maxDeletes"], json!({"count": 200, "percent": 50}));
 
     let discovery = kube::Discovery::new(cluster.client()).filter(&["stoker.io"]).run().await.unwrap();
-    let (_, stoker) = discovery
-        .groups()
-        .flat_map(|g| g.recommended_resources())
-        .find(|(r, _)| r.kind == "Stoker")
-        .map(|(r, c)| (r, c))
-        .unwrap();
+    let (_, stoker) =
+        discovery.groups().flat_map(|g| g.recommended_resources()).find(|(r, _)| r.kind == "Stoker").unwrap();
     assert_eq!(stoker.scope, Scope::Namespaced);
     let names: Vec<_> = crds().into_iter().map(|crd| crd.spec.names).collect();
     assert_eq!(names[0].short_names.as_deref(), Some(&["stk".to_owned()][..]));

@@ -17,7 +17,7 @@ use stoker_k8s::api::{GatewayEntry, Stoker, SyncProfile, SyncStatus};
 use stoker_k8s::conditions;
 use stoker_k8s::controller::{self, Patience, Remote, Remotes, Scope, Settings};
 use stoker_k8s::protocol::{AgentReport, AgentStatus, Metadata};
-use stoker_testkit::{Namespace, wait};
+use stoker_testkit::{ApiServer, Namespace, wait};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -144,14 +144,26 @@ impl Bed {
         Some(bed)
     }
 
+    /// On an API server of its own.
+    pub(crate) async fn on(server: &'static ApiServer) -> Self {
+        cluster::install(&server.client().unwrap()).await;
+        let mut bed = Self::within(Cluster { server }).await;
+        let (_, leads) = watch::channel(true);
+        bed.start(Settings::default(), leads).await;
+        bed
+    }
+
     /// Without a controller.
     pub(crate) async fn empty() -> Option<Self> {
-        let cluster = cluster::get().await?;
+        Some(Self::within(cluster::get().await?).await)
+    }
+
+    async fn within(cluster: Cluster) -> Self {
         let namespace = cluster.server.namespace().await.unwrap();
         let client = cluster.client();
         grant(&client, &namespace).await;
         let git = Arc::new(Git { requests: AtomicUsize::new(0) });
-        Some(Self { cluster, namespace, repository: Repository::new(), git, client, running: Vec::new() })
+        Self { cluster, namespace, repository: Repository::new(), git, client, running: Vec::new() }
     }
 
     /// The user name of the controller.

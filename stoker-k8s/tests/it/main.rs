@@ -1,4 +1,7 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is the failure of its test")]
+// Helpers of tests are not tests to the lint.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod api_server;
 mod bed;
@@ -9,6 +12,7 @@ mod crds;
 mod deliveries;
 mod helm;
 mod injection;
+mod replicas;
 
 /// No test file is forgotten.
 #[test]

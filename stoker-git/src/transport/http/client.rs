@@ -101,12 +101,7 @@ pub(super) fn meaning(error: &reqwest::Error, address: &str, limits: &Limits) ->
         if let Some(known) = current.downcast_ref::<GitError>() {
             return known.clone();
         }
-        let tls = current.downcast_ref::<rustls::Error>().or_else(|| {
-            current
-                .downcast_ref::<std::io::Error>()
-                .and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>())
-        });
-        if let Some(error) = tls {
+        if let Some(error) = current.downcast_ref::<rustls::Error>() {
             let detail = printable(&error.to_string(), SERVER_TEXT_CHARS);
             return match error {
                 rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
@@ -115,7 +110,7 @@ pub(super) fn meaning(error: &reqwest::Error, address: &str, limits: &Limits) ->
                 _ => GitError::Unreachable { host: address.to_owned(), detail: format!("TLS: {detail}") },
             };
         }
-        cause = current.source();
+        cause = inner(current);
     }
     let detail = if error.is_timeout() {
         format!("no connection within {:?}", limits.connect_timeout)
@@ -127,10 +122,18 @@ pub(super) fn meaning(error: &reqwest::Error, address: &str, limits: &Limits) ->
     GitError::Unreachable { host: address.to_owned(), detail }
 }
 
-fn deepest(error: &dyn std::error::Error) -> String {
+/// The next error inwards. An I/O error's `source` skips the error that it wraps.
+fn inner<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
-    while let Some(inner) = deepest.source() {
-        deepest = inner;
+    while let Some(next) = inner(deepest) {
+        deepest = next;
     }
     printable(&deepest.to_string(), SERVER_TEXT_CHARS)
 }

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use stoker_git::{AdvertisedRef, ObjectFormat};
+use stoker_git::AdvertisedRef;
 
 use super::*;
 

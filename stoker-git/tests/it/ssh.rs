@@ -1,0 +1,264 @@
+//! OpenSSH.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use stoker_core::Fault;
+use stoker_git::{Access, Credentials, GitError, RefSpec, Remote, Secret, Wanted};
+
+use crate::support::*;
+
+/// An `sshd` of the current user on loopback.
+struct Sshd {
+    port: u16,
+    dir: PathBuf,
+    user: String,
+    _server: Server,
+}
+
+impl Sshd {
+    /// `options` are lines of sshd_config; every key in `<dir>/client-*.pub` may log in.
+    fn start(plant: &Plant, host_keys: &[&str], options: &[&str]) -> Self {
+        let dir = plant.dir.path().join("ssh");
+        std::fs::create_dir_all(&dir).unwrap();
+        let (port, user) = (free_port(), run("id", &["-un"]));
+        let mut config = vec![
+            format!("ListenAddress 127.0.0.1:{port}"),
+            format!("AuthorizedKeysFile {}/authorized_keys", dir.display()),
+            format!("PidFile {}/pid", dir.display()),
+            "StrictModes no".into(),
+            "UsePAM no".into(),
+            "PasswordAuthentication no".into(),
+            "KbdInteractiveAuthentication no".into(),
+            "PermitRootLogin prohibit-password".into(),
+            "MaxStartups 100".into(),
+        ];
+        for kind in host_keys {
+            keygen(&dir.join(format!("host-{kind}")), kind, "", &[]);
+            config.push(format!("HostKey {}/host-{kind}", dir.display()));
+        }
+        config.extend(options.iter().map(|o| (*o).to_owned()));
+        std::fs::write(dir.join("config"), config.join("\n") + "\n").unwrap();
+        std::fs::write(dir.join("authorized_keys"), "").unwrap();
+        // Where sshd wants to lock up its unprivileged half; the package's service makes it at boot.
+        if user == "root" {
+            std::fs::create_dir_all("/run/sshd").unwrap();
+        }
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f"]).arg(dir.join("config")).stderr(Stdio::null());
+        let server = Server::start(&mut command, port);
+        Self { port, dir, user, _server: server }
+    }
+
+    /// Makes a key and lets it in.
+    fn client_key(&self, name: &str, kind: &str, passphrase: &str, format: &[&str]) -> Secret {
+        let file = self.dir.join(name);
+        keygen(&file, kind, passphrase, format);
+        let public = std::fs::read_to_string(file.with_extension("pub")).unwrap();
+        let list = self.dir.join("authorized_keys");
+        let all = std::fs::read_to_string(&list).unwrap();
+        std::fs::write(list, all + &public).unwrap();
+        Secret::new(std::fs::read_to_string(file).unwrap())
+    }
+
+    fn known_hosts(&self) -> String {
+        let mut lines = String::new();
+        for entry in std::fs::read_dir(&self.dir).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if name.starts_with("host-") && name.ends_with(".pub") {
+                let public = std::fs::read_to_string(entry.path()).unwrap();
+                lines += &format!("[127.0.0.1]:{} {public}", self.port);
+            }
+        }
+        lines
+    }
+
+    fn url(&self, path: &Path) -> String {
+        format!("ssh://{}@127.0.0.1:{}{}", self.user, self.port, path.display())
+    }
+
+    fn remote(&self, path: &Path, key: Option<(&Secret, Option<&str>)>, known_hosts: &str) -> Remote {
+        let credentials = match key {
+            Some((key, passphrase)) => {
+                Credentials::SshKey { private_key: key.clone(), passphrase: passphrase.map(Secret::from) }
+            }
+            None => Credentials::None,
+        };
+        let access = Access { credentials, known_hosts: Some(known_hosts.to_owned()), ca_pem: None };
+        Remote::new(url_of(&self.url(path)), access)
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn keygen(file: &Path, kind: &str, passphrase: &str, format: &[&str]) {
+    let mut arguments = vec!["-q", "-t", kind, "-N", passphrase, "-f", file.to_str().unwrap()];
+    if kind == "rsa" {
+        arguments.extend(["-b", "2048"]);
+    }
+    arguments.extend(format);
+    run("ssh-keygen", &arguments);
+}
+
+fn main_branch() -> RefSpec {
+    "main".parse().unwrap()
+}
+
+#[tokio::test]
+async fn every_kind_of_key_opens_the_door() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let known = sshd.known_hosts();
+    for (name, kind, passphrase, format) in [
+        ("ed25519", "ed25519", "", &[][..]),
+        ("ed25519-locked", "ed25519", "open sesame", &[]),
+        ("ecdsa", "ecdsa", "", &[]),
+        ("ecdsa-pem", "ecdsa", "", &["-m", "PEM"]),
+        ("rsa", "rsa", "", &[]),
+        ("rsa-locked", "rsa", "open sesame", &[]),
+        ("rsa-pem", "rsa", "", &["-m", "PEM"]),
+        ("rsa-pem-locked", "rsa", "open sesame", &["-m", "PEM"]),
+        ("rsa-pkcs8", "rsa", "", &["-m", "PKCS8"]),
+    ] {
+        let key = sshd.client_key(&format!("client-{name}"), kind, passphrase, format);
+        let passphrase = Some(passphrase).filter(|p| !p.is_empty());
+        let remote = sshd.remote(&plant.bare(), Some((&key, passphrase)), &known);
+        let source = sync(&client(), &remote, "main", &plant.cache(name)).await;
+        assert_eq!(read(&source, "README.md"), "plant\n", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn keys_that_open_nothing_say_why() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let known = sshd.known_hosts();
+    let locked = sshd.client_key("client-locked", "ed25519", "open sesame", &[]);
+    let stranger = plant.dir.path().join("stranger");
+    keygen(&stranger, "ed25519", "", &[]);
+    let stranger = Secret::new(std::fs::read_to_string(stranger).unwrap());
+    let garbage =
+        Secret::from("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n");
+    for (key, category, says) in [
+        (Some((&stranger, None)), "AuthenticationFailed", "does not know this key"),
+        (None, "AuthenticationFailed", "needs a key"),
+        (Some((&locked, Some("open barley"))), "CredentialInvalid", "wrong passphrase"),
+        (Some((&locked, None)), "CredentialInvalid", "no passphrase is given"),
+        (Some((&garbage, None)), "CredentialInvalid", "not a private key"),
+    ] {
+        let remote = sshd.remote(&plant.bare(), key, &known);
+        let error = client().resolve(&remote, &main_branch()).await.unwrap_err();
+        assert_eq!(error.category().as_str(), category, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    let access = Access { credentials: token("t"), known_hosts: Some(known), ca_pem: None };
+    let remote = Remote::new(url_of(&sshd.url(&plant.bare())), access);
+    let error = client().resolve(&remote, &main_branch()).await.unwrap_err();
+    assert!(error.to_string().contains("use an ssh key"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_a_changed_and_a_revoked_host_key_are_three_things() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let (git, wanted) = (client(), main_branch());
+    let resolve = |known: String| {
+        let remote = sshd.remote(&plant.bare(), Some((&key, None)), &known);
+        let (git, wanted) = (git.clone(), wanted.clone());
+        async move { git.resolve(&remote, &wanted).await }
+    };
+
+    let error = resolve(String::new()).await.unwrap_err();
+    let GitError::HostKeyUnknown { host, fingerprint, line } = &error else { panic!("{error}") };
+    assert_eq!(*host, format!("[127.0.0.1]:{}", sshd.port));
+    let listed = run("ssh-keygen", &["-lf", sshd.dir.join("host-ed25519.pub").to_str().unwrap()]);
+    assert!(listed.contains(fingerprint.as_str()), "{listed} {fingerprint}");
+    // The line that the error offers is the line that helps.
+    resolve(line.clone()).await.unwrap();
+
+    let other = plant.dir.path().join("other");
+    keygen(&other, "ed25519", "", &[]);
+    let public = std::fs::read_to_string(other.with_extension("pub")).unwrap();
+    let stale = format!("[127.0.0.1]:{} {public}", sshd.port);
+    let error = resolve(stale.clone()).await.unwrap_err();
+    assert!(matches!(&error, GitError::HostKeyChanged { line: offered, .. } if offered == line), "{error}");
+    resolve(format!("{stale}{line}")).await.unwrap();
+
+    let error = resolve(format!("{line}\n@revoked {line}")).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_host_with_several_keys_is_asked_for_the_known_one() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519", "ecdsa", "rsa"], &[]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let all = sshd.known_hosts();
+    assert_eq!(all.lines().count(), 3);
+    for line in all.lines() {
+        let remote = sshd.remote(&plant.bare(), Some((&key, None)), line);
+        client().resolve(&remote, &main_branch()).await.unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+}
+
+#[tokio::test]
+async fn a_repository_that_is_not_there_is_named() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let remote = sshd.remote(&plant.root().join("it's;not$(here)"), Some((&key, None)), &sshd.known_hosts());
+    let error = client().resolve(&remote, &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::RepositoryNotFound { .. }), "{error}");
+}
+
+/// A plain sshd passes no `GIT_PROTOCOL` on, so git speaks version 0: only what is advertised is given out by its id.
+#[tokio::test]
+async fn a_server_of_version_0_gives_an_older_commit_with_its_history() {
+    let plant = Plant::new();
+    let first = plant.id("main");
+    let second = plant.change("2");
+    plant.git(&["tag", "-a", "v2", "-m", "two"]);
+    let third = plant.change("3");
+    plant.push(&["v2"]);
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let remote = sshd.remote(&plant.bare(), Some((&key, None)), &sshd.known_hosts());
+    let (git, cache) = (client(), plant.cache("a"));
+
+    for (commit, reference, whole_history) in [
+        (third, Some("refs/heads/main"), false),
+        // The tag is advertised, and what it stands for comes with it.
+        (second, Some("refs/tags/v2"), false),
+        (first, Some("refs/heads/main"), true),
+    ] {
+        let wanted = Wanted::through(commit, reference.map(str::to_owned));
+        let fetched = git.fetch(&remote, &cache, &wanted).await.unwrap();
+        assert_eq!(fetched.report.whole_history, whole_history, "{reference:?}");
+        assert_eq!(fetched.source.commit(), commit);
+        // Without knowing where it came from, too.
+        let elsewhere = plant.cache(&commit.short());
+        git.fetch(&remote, &elsewhere, &Wanted::commit(commit)).await.unwrap();
+    }
+    crate::support::git(&cache.dir().join("g1"), &["fsck", "--full", "--strict"]);
+
+    let unknown = "0123456789012345678901234567890123456789".parse().unwrap();
+    let error = git.fetch(&remote, &cache, &Wanted::commit(unknown)).await.unwrap_err();
+    assert!(matches!(error, GitError::CommitNotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_passes_the_version_on_gives_any_commit() {
+    let plant = Plant::new();
+    let first = plant.id("main");
+    plant.change("2");
+    let sshd = Sshd::start(&plant, &["ed25519"], &["AcceptEnv GIT_PROTOCOL"]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let remote = sshd.remote(&plant.bare(), Some((&key, None)), &sshd.known_hosts());
+    let fetched = client().fetch(&remote, &plant.cache("a"), &Wanted::commit(first)).await.unwrap();
+    assert!(!fetched.report.whole_history);
+}
