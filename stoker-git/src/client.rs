@@ -130,8 +130,10 @@ impl Git {
                     error => error,
                 };
                 // A child that was ended left half a pack behind.
-                if let Ok(lock) = layout::lock(&dir, Duration::ZERO) {
-                    lock.sweep(layout::current(&dir)?.as_ref());
+                if let Ok(lock) = layout::lock(&dir, Duration::ZERO)
+                    && let Ok(current) = layout::current(&dir)
+                {
+                    lock.sweep(current.as_ref());
                 }
                 return Err(error);
             }

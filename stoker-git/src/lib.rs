@@ -1,4 +1,66 @@
 //! Exact git commits, fetched safely, as a source for stoker-core.
+//!
+//! From a URL, a reference and a credential to a commit whose tree can be read, with bounded time, memory, disk and
+//! blast radius. Nothing is ever checked out.
+//!
+//! ```text
+//!  RemoteUrl ─┐                         ┌────────── child process ──────────┐
+//!  RefSpec ───┼▶ Git::resolve ─request─▶│ http · ssh · git:// · file        │◀──▶ git server
+//!  Access ────┘      │        ◀─answer──│ wire protocol v0, v2              │
+//!                    ▼                  │                                   │
+//!               Resolution              │                                   │
+//!                    │                  │                                   │
+//!                    ▼                  │                                   │
+//!               Git::fetch ───request──▶│ one commit, depth 1 ─▶ pack ──────┼──▶ Cache
+//!                    │        ◀─answer──│ verified as complete              │      │
+//!                    ▼                  └───────────────────────────────────┘      │
+//!               CommitSource ◀──── trees and files, one at a time, checked by id ──┘
+//! ```
+//!
+//! # A program that uses it
+//!
+//! ```no_run
+//! use stoker_core::{RelPath, Source};
+//! use stoker_git::{Access, Cache, ChildCommand, Git, Remote, RemoteUrl, Wanted};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     stoker_git::child::run_if_child(); // first of all: this program is its own child
+//!
+//!     let git = Git::new(ChildCommand::current_exe());
+//!     let remote = Remote::new(RemoteUrl::parse("https://git.example.com/plant.git")?, Access::default());
+//!     let resolved = git.resolve_blocking(&remote, &"main".parse()?)?;
+//!     let fetched = git.fetch_blocking(&remote, &Cache::new("/var/cache/plant"), &Wanted::from(&resolved))?;
+//!     for entry in fetched.source.list(RelPath::ROOT)? {
+//!         println!("{}", String::from_utf8_lossy(&entry.name));
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What holds
+//!
+//! - **Exactly that commit.** A fetch asks for an id and checks that it came, with every tree and file. Objects are
+//!   hashed again whenever they are read.
+//! - **Bounded.** Every operation ends within its deadline ([`Limits`]); the child dies with its parent, with its
+//!   deadline, and when a future is dropped. The size is limited while it is transferred.
+//! - **Nothing half done.** Whatever dies whenever: what was in the [`Cache`] stays readable, and the next fetch cleans
+//!   up or starts anew.
+//! - **Secrets in pipes only.** Not in arguments, environment, files, logs or errors. Redirects to other hosts are
+//!   refused; host keys are never trusted on first use; addresses can be forbidden ([`HostPolicy`]).
+//! - **Errors that say what to do** ([`GitError`]), each with a category fit for a condition.
+//!
+//! # Assumptions
+//!
+//! - Unix. The cache is on a local file system with working `flock`, and is not written by anybody else.
+//! - Repositories use SHA-1 object ids. SHA-256 ones are refused by name.
+//! - libgit2 (its object database only) keeps some options process-wide: this crate empties its configuration search
+//!   paths and bounds its caches. A program that uses git2 for other things in the same process shares these.
+//!
+//! # Features
+//!
+//! - `serve`: a git server on loopback for demos and tests.
+//! - `in-process`: lets a test harness, whose `main` is not its own, do without the child. Not for production.
+//! - `vendored-openssl`: links OpenSSL, which libssh2 needs for ssh, statically. (https uses rustls.)
 #![deny(unsafe_code)]
 // The example shows where in `main` the call belongs.
 #![allow(clippy::needless_doctest_main)]

@@ -119,9 +119,9 @@ impl CommitSource {
                 return Ok(None);
             }
             let directory = inner.directory(item.id)?;
-            match directory.iter().find(|entry| entry.name == component.as_bytes()) {
-                Some(found) => item = found.clone(),
-                None => return Ok(None),
+            match directory.binary_search_by(|entry| entry.name.as_slice().cmp(component.as_bytes())) {
+                Ok(at) => item = directory[at].clone(),
+                Err(_) => return Ok(None),
             }
         }
         Ok(Some(item))
@@ -134,7 +134,7 @@ impl Inner {
             return Ok(known.clone());
         }
         let tree = self.repository.find_tree(id)?;
-        let items: Vec<Item> = tree
+        let mut items: Vec<Item> = tree
             .iter()
             .map(|entry| Item {
                 name: entry.name_bytes().to_vec(),
@@ -142,6 +142,8 @@ impl Inner {
                 id: entry.id(),
             })
             .collect();
+        // Git orders directories as if their names ended with a slash.
+        items.sort_by(|a, b| a.name.cmp(&b.name));
         let items = Arc::new(items);
         if self.cached + items.len() > MAX_CACHED_ENTRIES {
             self.directories.clear();

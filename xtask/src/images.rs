@@ -55,6 +55,11 @@ impl Images {
         Self { images: Vec::new(), profile: "dev".to_owned(), strip: true }
     }
 
+    /// All images, of one profile.
+    pub(crate) fn of_profile(profile: &str) -> Self {
+        Self { images: Vec::new(), profile: profile.to_owned(), strip: profile != "dist" }
+    }
+
     pub(crate) fn run(self) -> Result<()> {
         for name in &self.images {
             if !SHIPPED.iter().any(|shipped| shipped.name == name) {

@@ -8,6 +8,7 @@ mod cluster;
 mod images;
 mod test;
 mod tools;
+mod tour;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Developer commands of Stoker", disable_help_subcommand = true)]
@@ -23,6 +24,7 @@ enum Command {
     Cluster(cluster::Cluster),
     Images(images::Images),
     Test(test::Test),
+    Tour(tour::Tour),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Cluster(cluster) => cluster.run(),
         Command::Images(images) => images.run().map(|()| ExitCode::SUCCESS),
         Command::Test(test) => test.run(),
+        Command::Tour(tour) => tour.run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

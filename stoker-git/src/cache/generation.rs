@@ -143,7 +143,7 @@ impl Generation {
     /// Whether its newest commit can be read: the cheap part of a check, done before each fetch.
     pub(crate) fn is_sound(&self) -> bool {
         let Ok(objects) = Objects::open(&self.objects_dir()) else { return false };
-        self.held().first().is_none_or(|newest| objects.root_tree(newest).is_ok())
+        self.held().first().is_some_and(|newest| objects.root_tree(newest).is_ok())
     }
 
     pub(crate) fn is_suspect(&self) -> bool {

@@ -47,6 +47,7 @@ pub(super) async fn exchange(
         };
     };
     let mut child = Command::new(&program)
+        .arg0("stoker-git-child")
         .args(arguments)
         .env_clear()
         .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))

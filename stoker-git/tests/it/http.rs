@@ -318,6 +318,40 @@ async fn forbidden_addresses_are_not_connected_to() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_for_the_way_out_only() {
+    let (proxy, seen) = answering((StatusCode::NOT_FOUND, "")).await;
+    let proxy = proxy.trim_end_matches("/plant.git");
+    let plant = Plant::new();
+    let script = plant.dir.path().join("proxied.sh");
+    let real = env!("CARGO_BIN_EXE_stoker-git-child");
+    let text = format!("#!/bin/sh\nexport HTTP_PROXY={proxy} http_proxy={proxy}\nexec {real} \"$@\"\n");
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let git = stoker_git::Git::new(stoker_git::ChildCommand::executable(script));
+    let wanted = "main".parse().unwrap();
+
+    let outside = remote("http://git.example.invalid/plant.git");
+    let error = git.resolve(&outside, &wanted).await.unwrap_err();
+    assert!(matches!(error, GitError::RepositoryNotFound { .. }), "{error}");
+    assert_eq!(seen.lock().unwrap()[0]["host"], "git.example.invalid");
+
+    let server = GitHttpServer::start(plant.root()).await.unwrap();
+    for url in [server.url("plant.git"), server.url("plant.git").replace("127.0.0.1", "localhost")] {
+        git.resolve(&remote(&url), &wanted).await.unwrap();
+    }
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_test_harness_can_do_without_the_child() {
+    let plant = Plant::new();
+    let server = GitHttpServer::start(plant.root()).await.unwrap();
+    let git = stoker_git::Git::new(stoker_git::ChildCommand::in_process());
+    let source = sync(&git, &remote(&server.url("plant.git")), "main", &plant.cache("a")).await;
+    assert_eq!(read(&source, "README.md"), "plant\n");
+}
+
 #[test]
 fn the_blocking_form_works_with_and_without_a_runtime() {
     let plant = Plant::new();

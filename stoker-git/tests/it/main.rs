@@ -14,6 +14,24 @@ mod support;
 mod tls;
 mod tree;
 
+/// The one audited module.
+#[test]
+fn unsafe_code_is_in_one_place() {
+    fn search(dir: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                search(&path, found);
+            } else if std::fs::read_to_string(&path).unwrap().contains("allow(unsafe_code)") {
+                found.push(path.file_name().unwrap().to_string_lossy().into_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    search(concat!(env!("CARGO_MANIFEST_DIR"), "/src").as_ref(), &mut found);
+    assert_eq!(found, ["libgit2.rs"]);
+}
+
 /// A file in this directory that is not a module here would silently not be tested.
 #[test]
 fn every_file_is_a_module() {
