@@ -16,7 +16,7 @@ const QUEUE: usize = 256;
 #[derive(Clone)]
 pub struct Events(mpsc::Sender<(Event, ObjectReference)>);
 
-/// Events that [`Events::tell`] queues, and the work that writes them as `controller` until all senders are gone.
+/// Events that the webhook queues, and the work that writes them as `controller` until all senders are gone.
 pub fn publish(
     client: Client,
     controller: &str,

@@ -190,7 +190,7 @@ pub struct DeploymentMode {
         "write source relative to the root of the repository: no leading slash, no .., no backslash",
     ))]
     pub source: String,
-    /// Overlay merges the resources onto config/resources/core; Native writes them to config/resources/<name>.
+    /// Overlay merges the resources onto config/resources/core; Native writes them to the mode's own collection.
     #[serde(default)]
     pub strategy: ModeStrategy,
 }
