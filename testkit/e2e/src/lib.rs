@@ -279,6 +279,19 @@ impl<'n> Site<'n> {
         Ok(timeline)
     }
 
+    /// Waits until the forge's delivery of a push is on the `Stoker`.
+    ///
+    /// # Errors
+    ///
+    /// It is not within `limit`.
+    pub async fn until_delivered(&self, pushed: &Pushed, limit: Duration) -> Result<()> {
+        wait::until_true("the forge's delivery", limit, || async {
+            let now = self.requested_at().await?;
+            Ok(now.is_some() && now != pushed.requested_before)
+        })
+        .await
+    }
+
     async fn requested_at(&self) -> Result<Option<String>> {
         let stoker = self.stoker_now().await?;
         Ok(stoker.metadata.annotations.unwrap_or_default().get(REQUESTED_AT).cloned())
