@@ -36,6 +36,8 @@ pub const DRY_RUN_COMPLETED: &str = "DryRunCompleted";
 pub mod reason {
     /// It worked.
     pub const SUCCEEDED: &str = "Succeeded";
+    /// It worked, with something that a person should know.
+    pub const SUCCEEDED_WITH_WARNINGS: &str = "SucceededWithWarnings";
     /// All gateways are synced.
     pub const ALL_SYNCED: &str = "AllSynced";
     /// No gateway pod was found.

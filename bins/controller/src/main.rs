@@ -148,11 +148,13 @@ async fn run(run: Run) -> Result<()> {
     let health = TcpListener::bind(&run.health_address)
         .await
         .with_context(|| format!("--health-address {}", run.health_address))?;
+    tracing::info!(address = %health.local_addr()?, "listening for health and metrics");
     let health_routes = serve::health(filled, metrics);
     let mut servers = vec![tokio::spawn(serve::until_stopped(health, health_routes, stopping.clone()))];
     if let Some(address) = &run.receiver_address {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("--receiver-address {address}"))?;
+        tracing::info!(address = %listener.local_addr()?, "listening for deliveries");
         let roster = Roster::default();
         tokio::spawn(roster::watch(watching, scope, roster.clone()));
         let state = ReceiverState::new(requests, roster, &receiver::Settings::default());

@@ -3,7 +3,7 @@
 //! Each watch backs off for itself; an error of one never slows the others. An object that cannot be decoded is left
 //! out and logged, the last good version of it stays in the cache.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -230,22 +230,37 @@ where
 {
     let (reader, writer) = store::<K>();
     let mut seen: HashMap<ObjectRef<K>, u64> = HashMap::new();
+    let mut listed: HashSet<ObjectRef<K>> = HashSet::new();
     let stream = events
         .default_backoff()
         .modify(slim)
         .reflect(writer)
         .filter_map(move |event| {
+            let mut changed = |key: ObjectRef<K>, object: K| {
+                let print = matters(&object);
+                (seen.insert(key, print) != Some(print)).then_some(Ok(object))
+            };
             let passed = match event {
-                Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
-                    let print = matters(&object);
-                    let before = seen.insert(ObjectRef::from_obj(&object), print);
-                    (before != Some(print)).then_some(Ok(object))
+                Ok(watcher::Event::Apply(object)) => changed(ObjectRef::from_obj(&object), object),
+                Ok(watcher::Event::InitApply(object)) => {
+                    let key = ObjectRef::from_obj(&object);
+                    listed.insert(key.clone());
+                    changed(key, object)
                 }
                 Ok(watcher::Event::Delete(object)) => {
                     seen.remove(&ObjectRef::from_obj(&object));
                     Some(Ok(object))
                 }
-                Ok(watcher::Event::Init | watcher::Event::InitDone) => None,
+                Ok(watcher::Event::Init) => {
+                    listed.clear();
+                    None
+                }
+                Ok(watcher::Event::InitDone) => {
+                    // What went while nobody watched. Whoever is concerned sees it at the next pass.
+                    seen.retain(|key, _| listed.contains(key));
+                    listed = HashSet::new();
+                    None
+                }
                 Err(error) => {
                     // Passed on, it would slow down every other watch.
                     let kind = K::kind(&());

@@ -174,6 +174,15 @@ impl Bed {
     /// Starts a controller as its service account.
     pub(crate) async fn start(&mut self, settings: Settings, leads: watch::Receiver<bool>) {
         let client = self.controller_client().await;
+        self.start_as(client, settings, leads).await;
+    }
+
+    pub(crate) async fn start_as(
+        &mut self,
+        client: Client,
+        settings: Settings,
+        leads: watch::Receiver<bool>,
+    ) {
         let settings = Settings { scope: Scope::Namespace(self.namespace.to_string()), ..settings };
         let (stop, stopping) = watch::channel(false);
         let (ready, mut filled) = watch::channel(false);

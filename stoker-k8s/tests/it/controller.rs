@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::Request;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use stoker_k8s::api::SyncStatus;
@@ -53,6 +54,22 @@ async fn a_commit_reaches_the_agents_and_ready_waits_for_their_word() {
     let gateway = entry(&stoker, "gw-0").unwrap();
     assert_eq!((gateway.name.as_str(), gateway.service_path.as_deref()), ("site", Some("services/site")));
     assert_eq!(gateway.last_sync_duration.as_deref(), Some("812ms"));
+
+    // What `kubectl get stokers` shows.
+    let mut request = Request::new(bed.stokers().resource_url()).list(&ListParams::default()).unwrap();
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1".parse().unwrap();
+    request.headers_mut().insert("accept", table);
+    let table: serde_json::Value = bed.client.request(request).await.unwrap();
+    let columns: Vec<&str> = (table["columnDefinitions"].as_array().unwrap().iter())
+        .filter(|c| c["priority"] == 0)
+        .map(|c| c["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(columns, ["Name", "Ref", "Commit", "Gateways", "Ready", "Status", "Age"]);
+    let cells = &table["rows"][0]["cells"];
+    assert_eq!(
+        cells.as_array().unwrap()[..5],
+        json!(["plant", "main", first[..7], "1/1 synced", "True"]).as_array().unwrap()[..]
+    );
 
     // A delivery: the next commit is wanted, and Ready says so until the gateway has it.
     let second = bed.repository.commit("second");

@@ -3,9 +3,11 @@
 
 mod api_server;
 mod bed;
+mod chart;
 mod cluster;
 mod controller;
 mod crds;
+mod deliveries;
 mod helm;
 mod injection;
 mod replicas;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
@@ -133,6 +134,30 @@ async fn without_a_controller_nothing_is_held_for_ever() {
     wait::until_true("it to be gone with what it owns", LIMIT, || async {
         Ok(bed.stokers().get_opt("plant").await?.is_none()
             && bed.maps().get_opt("stoker-metadata-plant").await?.is_none())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_is_not_held_up() {
+    let Some(mut bed) = Bed::empty().await else { return };
+    let (_, leads) = watch::channel(true);
+    // Its own account would go with the namespace, which in a cluster it lives outside of.
+    bed.start_as(bed.client.clone(), Settings::default(), leads).await;
+    bed.apply_stoker("plant", json!({})).await;
+    bed.pod("gw-0", true, json!({"stoker.io/service-path": "s"})).await;
+    bed.told("plant", "a commit", |m| m.commit.is_some()).await;
+    let namespaces: Api<Namespace> = Api::all(bed.client.clone());
+    bed.delete_pod("gw-0").await;
+    namespaces.delete(&bed.namespace, &DeleteParams::default()).await.unwrap();
+    wait::until_true("the Stoker to go", LIMIT, || async {
+        Ok(bed.stokers().get_opt("plant").await?.is_none())
+    })
+    .await
+    .unwrap();
+    wait::until_true("the namespace to go", 2 * LIMIT, || async {
+        Ok(namespaces.get_opt(&bed.namespace).await?.is_none())
     })
     .await
     .unwrap();

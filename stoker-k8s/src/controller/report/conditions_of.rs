@@ -115,7 +115,9 @@ fn ref_resolved(lookup: Option<&Outcome>, git_ref: &str, old: &[Condition]) -> W
             for warning in &found.warnings {
                 message.push_str(&format!("; {warning}"));
             }
-            Wanted::yes(conditions::REF_RESOLVED, reason::SUCCEEDED, message)
+            let why =
+                if found.warnings.is_empty() { reason::SUCCEEDED } else { reason::SUCCEEDED_WITH_WARNINGS };
+            Wanted::yes(conditions::REF_RESOLVED, why, message)
         }
         Some(Outcome { result: Err(error), .. }) => {
             Wanted::no(conditions::REF_RESOLVED, error.category().as_str(), stoker_core::chain(error))

@@ -98,10 +98,15 @@ fn entry(
             }
         },
     }
-    if !gateway.annotation_errors.is_empty() {
-        let errors: Vec<String> = gateway.annotation_errors.iter().map(ToString::to_string).collect();
+    let mut remarks: Vec<String> = gateway.annotation_errors.iter().map(ToString::to_string).collect();
+    if gateway.annotations.ref_override.is_some() {
+        remarks
+            .push("annotation stoker.io/ref-override is not followed by this version; remove it".to_owned());
+    }
+    for remark in remarks {
         let separator = if entry.message.is_empty() { "" } else { "; " };
-        entry.message = format!("{}{separator}{}", entry.message, errors.join("; "));
+        entry.message.push_str(separator);
+        entry.message.push_str(&remark);
     }
     entry.message = cap(entry.message, 1024);
     entry

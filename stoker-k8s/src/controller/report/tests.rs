@@ -7,6 +7,7 @@ use super::*;
 use crate::api::FilesChanged;
 use crate::conditions::find;
 use crate::controller::build::build;
+use crate::controller::lookup::Outcome;
 use crate::controller::validate::validate;
 use crate::controller::worlds::{COMMIT, failed, found, world};
 use crate::protocol::AgentStatus;
@@ -287,4 +288,31 @@ fn what_changes_is_told_once() {
         ..world(json!({})).pod("gw-0", false, service())
     };
     assert_eq!(reasons(&done, &judge(&lost)), ["RefResolutionFailed", "MissingSidecar"]);
+}
+
+#[test]
+fn a_name_that_is_tag_and_branch_is_a_warning_once() {
+    let resolution = json!({
+        "commit": COMMIT, "kind": "Tag", "reference": "refs/tags/v1",
+        "warnings": [{"TagAndBranch": {"name": "v1"}}],
+    });
+    let lookup = Some(Outcome { result: Ok(serde_json::from_value(resolution).unwrap()), ..found(COMMIT) });
+    let status = judge(&World { lookup, ..world(json!({})) });
+    assert_eq!(reason_of(&status, conditions::REF_RESOLVED), "True SucceededWithWarnings");
+    let notes = transitions(&StokerStatus::default(), &status);
+    assert!(notes[0].warning && notes[0].message.contains("the tag is meant"), "{notes:?}");
+    assert_eq!(transitions(&status, &status), []);
+}
+
+#[test]
+fn annotations_that_have_no_effect_are_said_to_have_none() {
+    let annotations = json!({
+        "stoker.io/service-path": "s", "stoker.io/ref-override": "next", "stoker.io/sync-period": "soon",
+    });
+    let status = judge(&world(json!({})).pod("gw-0", true, annotations).says("gw-0", synced(), NOW));
+    let message = &status.discovered_gateways[0].message;
+    assert!(
+        message.contains("ref-override is not followed") && message.contains("between 5 and 3600"),
+        "{message}"
+    );
 }

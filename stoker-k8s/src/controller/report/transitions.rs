@@ -48,6 +48,9 @@ pub fn transitions(old: &StokerStatus, new: &StokerStatus) -> Vec<Note> {
 
     if let Some((before, Some((status, reason, message)))) = changed(conditions::REF_RESOLVED) {
         match status.as_str() {
+            "True" if reason == conditions::reason::SUCCEEDED_WITH_WARNINGS => {
+                notes.push(Note::warning("RefResolved", message));
+            }
             "True" if before.is_none_or(|b| b.0 != "True") => {
                 notes.push(Note::normal("RefResolved", message))
             }
