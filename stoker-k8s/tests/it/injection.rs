@@ -380,7 +380,8 @@ async fn no_pod_is_rejected_because_of_us() {
     bed.stoker("everything", everything).await;
 
     let limits = json!({ "limits": { "cpu": "1", "memory": "1Gi" } });
-    let cases: Vec<(&str, Box<dyn Fn(&mut Value) + Send>)> = vec![
+    type Change = Box<dyn Fn(&mut Value) + Send>;
+    let cases: Vec<(&str, Change)> = vec![
         ("plain", Box::new(|_| ())),
         (
             "resources",
