@@ -27,7 +27,9 @@ mod strict;
 
 pub use config::{AgentConfig, ConfigAuth, ConfigError, ConfigGateway, ConfigGit, ConfigSshKey, ConfigToken};
 pub use git::{GitAuth, GitSpec, KnownHosts, SecretKeyRef, SshKeyAuth, TokenAuth};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 pub use profile::{
     DeploymentMode, DesignerSessionPolicy, DryRunDiff, Limits, Mapping, MappingType, ModeStrategy, Patch,
@@ -54,7 +56,28 @@ pub const API_VERSION: &str = "stoker.io/v1alpha1";
 /// The custom resource definitions, in the order in which they are applied.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Stoker::crd(), SyncProfile::crd()]
+    [Stoker::crd(), SyncProfile::crd()].map(known_formats).into()
+}
+
+/// Leaves out what the API server calls an unknown format, in a warning at each installation: the bounds say the same.
+fn known_formats(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let mut schemas: Vec<&mut JSONSchemaProps> = crd
+        .spec
+        .versions
+        .iter_mut()
+        .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
+        .collect();
+    while let Some(schema) = schemas.pop() {
+        schema.format.take_if(|format| format.starts_with("uint"));
+        schemas.extend(schema.properties.iter_mut().flat_map(|properties| properties.values_mut()));
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+            schemas.push(items);
+        }
+        if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+            schemas.push(values);
+        }
+    }
+    crd
 }
 
 /// The definitions as YAML: file name and content, as the chart ships them.

@@ -35,18 +35,22 @@ struct Shipped {
     /// Arguments before those of the container.
     subcommand: &'static [&'static str],
     binary: &'static str,
+    /// The user that it runs as unless the pod says otherwise.
+    user: u32,
 }
 
 const SHIPPED: &[Shipped] = &[
-    Shipped { name: "stoker-controller", binary: "stoker-controller", subcommand: &[] },
-    Shipped { name: "stoker-webhook", binary: "stoker-webhook", subcommand: &[] },
-    Shipped { name: "stoker-agent", binary: "stoker-agent", subcommand: &[] },
-    Shipped { name: "stoker", binary: "stoker", subcommand: &[] },
-    Shipped { name: "fake-gateway", binary: "stoker", subcommand: &["fake-gateway"] },
+    Shipped { name: "stoker-controller", binary: "stoker-controller", subcommand: &[], user: USER },
+    Shipped { name: "stoker-webhook", binary: "stoker-webhook", subcommand: &[], user: USER },
+    Shipped { name: "stoker-agent", binary: "stoker-agent", subcommand: &[], user: GATEWAY_USER },
+    Shipped { name: "stoker", binary: "stoker", subcommand: &[], user: USER },
+    Shipped { name: "fake-gateway", binary: "stoker", subcommand: &["fake-gateway"], user: USER },
 ];
 
-/// The user that every image runs as unless the pod says otherwise.
+/// The user of images that own no files.
 const USER: u32 = 65532;
+/// The user of the official gateway image: where a pod names none, the agent's files are the gateway's all the same.
+const GATEWAY_USER: u32 = 2003;
 const REPOSITORY: &str = "ghcr.io/stoker-io";
 
 impl Images {
@@ -154,7 +158,7 @@ fn assemble(shipped: &Shipped, binaries: &Path) -> Result<Image> {
         std::iter::once(path.clone()).chain(shipped.subcommand.iter().map(|&word| word.to_owned()));
     Ok(Image::new(name)
         .entrypoint(entrypoint)
-        .user(USER)
+        .user(shipped.user)
         .label("org.opencontainers.image.source", "https://github.com/stoker-io/stoker")
         .label("org.opencontainers.image.licenses", "Apache-2.0 OR MIT")
         .program(&path, &binaries.join(shipped.binary))?
@@ -163,9 +167,12 @@ fn assemble(shipped: &Shipped, binaries: &Path) -> Result<Image> {
         .text(
             "/etc/passwd",
             0o644,
-            &format!("root:x:0:0:root:/:/sbin/nologin\nstoker:x:{USER}:{USER}:stoker:/:/sbin/nologin\n"),
+            &format!(
+                "root:x:0:0:root:/:/sbin/nologin\nstoker:x:{0}:{0}:stoker:/:/sbin/nologin\n",
+                shipped.user
+            ),
         )
-        .text("/etc/group", 0o644, &format!("root:x:0:\nstoker:x:{USER}:\n"))
+        .text("/etc/group", 0o644, &format!("root:x:0:\nstoker:x:{}:\n", shipped.user))
         .text("/etc/nsswitch.conf", 0o644, "hosts: files dns\n"))
 }
 
@@ -193,13 +200,16 @@ mod tests {
             let path = format!("/usr/local/bin/{}", shipped.binary);
             let words: Vec<&str> =
                 std::iter::once(&*path).chain(shipped.subcommand.iter().copied()).collect();
-            let expected = [
-                format!("COPY --from=build /out/{} {path}", shipped.binary),
-                format!(
+            let user = (shipped.user != USER).then(|| format!("USER {0}:{0}", shipped.user));
+            let copy = [format!("COPY --from=build /out/{} {path}", shipped.binary)];
+            let expected: Vec<String> = copy
+                .into_iter()
+                .chain(user)
+                .chain([format!(
                     "ENTRYPOINT [{}]",
                     words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
-                ),
-            ];
+                )])
+                .collect();
             assert_eq!(stage(shipped.name), expected, "{}", shipped.name);
         }
     }
