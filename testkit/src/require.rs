@@ -52,7 +52,7 @@ pub async fn node() -> Option<&'static Node> {
     available("the node", lacking, Node::shared()).await
 }
 
-/// A node for this test alone, or `None` as for [`node`].
+/// A node for this test alone, or `None` as for [`node()`].
 ///
 /// # Panics
 ///
