@@ -355,8 +355,8 @@ impl GatewaySync {
             |category: &str| Failure { category: category.to_owned(), message: summary.clone(), path: None };
         let confirmation = match answer.verdict() {
             Verdict::Unconfirmed => return Confirmation::Waiting(failure("ScanUnconfirmed")),
-            // Asked and answered: asking again would give the same answer until something changes.
-            Verdict::Rejected => Confirmation::Rejected(failure("GatewayRejected")),
+            // Stays pending: it is asked again at the next look, and must not count as loaded meanwhile.
+            Verdict::Rejected => return Confirmation::Rejected(failure("GatewayRejected")),
             Verdict::Unverified => Confirmation::Unverified { note: summary },
             Verdict::Confirmed => Confirmation::Confirmed { scans: scans(&answer), note: summary },
         };
