@@ -18,7 +18,7 @@ use super::schema::{atomic, cel, keyed_by, null_is_absent, nullable, patch_value
     kind = "SyncProfile",
     plural = "syncprofiles",
     shortname = "sp",
-    category = "stoker",
+    category = "stoker-io",
     namespaced,
     status = "SyncProfileStatus",
     derive = "PartialEq",

@@ -21,7 +21,7 @@ use super::status::StokerStatus;
     kind = "Stoker",
     plural = "stokers",
     shortname = "stk",
-    category = "stoker",
+    category = "stoker-io",
     namespaced,
     status = "StokerStatus",
     derive = "PartialEq",
