@@ -395,7 +395,9 @@ fn clock(headers: &HeaderMap) -> i64 {
 }
 
 fn transport_error(error: reqwest::Error, request: &str, limit: Duration) -> GatewayError {
-    let request = request.to_owned();
+    // Which of several gateways it was: the URL has no secret in it, the key is a header.
+    let method = request.split(' ').next().unwrap_or_default();
+    let request = error.url().map_or_else(|| request.to_owned(), |url| format!("{method} {url}"));
     let error = error.without_url();
     if error.is_timeout() {
         return GatewayError::Timeout { request, after: limit };

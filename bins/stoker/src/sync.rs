@@ -16,11 +16,12 @@ use crate::output::{self, Misuse};
 
 /// Between two questions to a gateway that has not confirmed yet.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(500);
-/// How long `--once` waits for the gateway's confirmation.
+/// How long the demo waits for a gateway's confirmation; `--confirm-timeout` says otherwise.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
-    let one = Standalone::read(&args.config)?;
+    let mut one = Standalone::read(&args.config)?;
+    one.confirm_patience = Duration::from_secs(args.confirm_timeout);
     if !args.watch {
         let report = one.sync(args.dry_run, true).await;
         show(&report, args.output.output)?;
@@ -58,6 +59,7 @@ pub(crate) struct Standalone {
     cache: Cache,
     gateway: GatewaySync,
     has_gateway: bool,
+    confirm_patience: Duration,
 }
 
 impl Standalone {
@@ -105,6 +107,7 @@ impl Standalone {
             gateway: GatewaySync::new(config.data_dir.clone(), client),
             profile,
             config,
+            confirm_patience: CONFIRM_PATIENCE,
         })
     }
 
@@ -173,7 +176,7 @@ impl Standalone {
         let began = Instant::now();
         let confirmation = loop {
             match self.gateway.confirm().await {
-                Confirmation::Waiting(_) if began.elapsed() < CONFIRM_PATIENCE => {
+                Confirmation::Waiting(_) if began.elapsed() < self.confirm_patience => {
                     tokio::time::sleep(CONFIRM_PAUSE).await;
                 }
                 confirmation => break confirmation,

@@ -98,7 +98,12 @@ fn cel_below(env: &Arc<Env>, schema: &Value, value: &Value, place: &str, problem
         let text = |key: &str| rule.get(key).and_then(Value::as_str).unwrap_or_default();
         match evaluate(env, text("rule"), &with_defaults(schema, value)) {
             Ok(true) => {}
-            Ok(false) => problems.push(format!("{}: {}", place.trim_start_matches('.'), text("message"))),
+            Ok(false) => {
+                // As the API server does: a short value is named, a whole object is not.
+                let value =
+                    if value.is_object() || value.is_array() { String::new() } else { format!("{value}: ") };
+                problems.push(format!("{}: {value}{}", place.trim_start_matches('.'), text("message")));
+            }
             // A rule on a value of the wrong type; the schema has said so already.
             Err(error) => tracing::debug!(rule = text("rule"), %error, "rule not evaluated"),
         }
@@ -207,10 +212,10 @@ mod tests {
             "x-kubernetes-validations": [{"rule": "has(self.port) && self.port < 9000", "message": "below 9000"}],
         });
         assert!(cel(&schema, &json!({})).is_empty());
-        assert_eq!(cel(&schema, &json!({"port": -1})), ["port: positive"]);
+        assert_eq!(cel(&schema, &json!({"port": -1})), ["port: -1: positive"]);
         assert_eq!(
             cel(&schema, &json!({"port": 9001, "wait": "25h"})),
-            [": below 9000", "wait: at most a day"]
+            [": below 9000", "wait: \"25h\": at most a day"]
         );
     }
 }

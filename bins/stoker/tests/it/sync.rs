@@ -1,0 +1,198 @@
+//! `stoker sync`: what goes live, what is said, and with which exit code.
+
+use std::time::Duration;
+
+use serde_json::json;
+use stoker_testkit::gitserver::HttpOptions;
+use stoker_testkit::{require, wait};
+
+use crate::bench::{Bench, VIEW, command};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_goes_live_confirmed_and_the_next_run_has_nothing_to_do() {
+    let (bench, gateway) = Bench::with_gateway().await;
+    let (code, report) = bench.report(&["--once"]);
+    assert_eq!((code, report["outcome"].as_str()), (0, Some("applied")), "{report}");
+    assert_eq!(report["commit"], bench.repo.head().unwrap());
+    assert_eq!(report["ref"], "main");
+    let count = |what: &str| report["files"][what].as_u64().unwrap();
+    let changes = report["changes"].as_array().unwrap().len() as u64;
+    assert_eq!(
+        count("added") + count("modified"),
+        changes,
+        "the gateway's own config-mode.json was there before"
+    );
+    let scans: Vec<_> = report["scans"].as_array().unwrap().iter().map(|s| s["kind"].clone()).collect();
+    assert_eq!(scans, ["config", "projects"], "config before projects");
+    assert!(gateway.loaded_projects().loaded.contains_key("line"));
+    for phase in ["resolve", "fetch", "plan", "apply", "scan", "total"] {
+        assert!(report["durationMs"][phase].is_u64(), "{phase}");
+    }
+
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["outcome"].as_str()), (0, Some("inSync")), "{report}");
+    assert_eq!(report["changes"], json!([]));
+
+    let commit = bench.push(VIEW, "{\"custom\": {}}");
+    let said = bench.sync(&[]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.out.contains(&format!("~ {VIEW}")), "{}", said.out);
+    assert!(
+        said.out.contains(&format!("main ({}) is live: 0 added, 1 modified, 0 deleted", &commit[..7])),
+        "{}",
+        said.out
+    );
+    gateway.stop().await;
+}
+
+#[test]
+fn without_a_gateway_files_alone_are_success() {
+    let bench = Bench::new();
+    let (code, report) = bench.report(&[]);
+    assert_eq!(
+        (code, report["outcome"].as_str(), &report["scans"]),
+        (0, Some("applied"), &json!([])),
+        "{report}"
+    );
+    assert!(bench.data().join(VIEW).exists());
+}
+
+#[test]
+fn a_gateway_that_does_not_answer_gets_its_files_and_the_exit_code_says_unconfirmed() {
+    let mut bench = Bench::new();
+    let key = bench.folder.path().join("api-key");
+    std::fs::write(&key, "a:b").unwrap();
+    // The discard port: nobody listens.
+    bench.config["gateway"] = json!({"url": "http://127.0.0.1:9", "apiKeyFile": key});
+    let (code, report) = bench.report(&["--confirm-timeout", "0"]);
+    assert_eq!((code, report["outcome"].as_str()), (4, Some("unconfirmed")), "{report}");
+    assert!(bench.data().join(VIEW).exists());
+    assert!(report["error"]["message"].as_str().unwrap().contains("127.0.0.1:9"), "{report}");
+}
+
+#[test]
+fn a_dry_run_names_every_change_and_writes_nothing() {
+    let bench = Bench::new();
+    let (code, report) = bench.report(&["--dry-run"]);
+    assert_eq!((code, report["outcome"].as_str()), (0, Some("dryRun")), "{report}");
+    assert!(report["changes"].as_array().unwrap().iter().any(|c| c["path"] == VIEW));
+    assert_eq!(std::fs::read_dir(bench.data()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_broken_file_is_refused_with_its_place_and_nothing_changes() {
+    let bench = Bench::new();
+    assert_eq!(bench.sync(&[]).code, 0);
+    let before = bench.live(VIEW);
+    bench.push(VIEW, "{\n  \"custom\": {},\n  oops\n}");
+    let said = bench.sync(&[]);
+    assert_eq!(said.code, 1);
+    assert!(said.out.contains("view.json is not valid JSON: line 3"), "{}", said.out);
+    assert_eq!(bench.live(VIEW), before);
+}
+
+#[test]
+fn too_many_deletions_are_held_with_their_number() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.sync(&[]).code, 0);
+    bench.repo.remove("services/gateway/projects").unwrap();
+    bench.push("projects/line/project.json", "{\"title\": \"almost empty\"}");
+    bench.config["maxDeletes"] = json!({"count": 3, "percent": 100});
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["outcome"].as_str()), (3, Some("held")), "{report}");
+    let message = report["error"]["message"].as_str().unwrap();
+    assert!(message.contains('3'), "{message}");
+    assert!(bench.data().join(VIEW).exists());
+}
+
+#[test]
+fn a_wrong_token_an_unknown_branch_and_a_dead_server_are_told_apart_and_harm_nothing() {
+    let mut bench = Bench::with(HttpOptions::default().login("x-access-token", "good-token"));
+    let token = bench.folder.path().join("token");
+    bench.config["git"]["auth"] = json!({"token": {"file": token}});
+    std::fs::write(&token, "good-token").unwrap();
+    assert_eq!(bench.sync(&[]).code, 0);
+    let before = bench.live(VIEW);
+
+    std::fs::write(&token, "bad-token").unwrap();
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("AuthenticationFailed")), "{report}");
+    assert!(!report.to_string().contains("bad-token"));
+
+    std::fs::write(&token, "good-token").unwrap();
+    bench.config["git"]["ref"] = json!("mian");
+    let (code, report) = bench.report(&[]);
+    let message = report["error"]["message"].as_str().unwrap();
+    assert!(code == 1 && message.contains("\"mian\"") && message.contains("main"), "{message}");
+
+    bench.config["git"]["ref"] = json!("main");
+    bench.config["git"]["repo"] = json!("http://127.0.0.1:9/plant.git");
+    let (code, report) = bench.report(&[]);
+    let message = report["error"]["message"].as_str().unwrap();
+    assert!(code == 1 && message.contains("127.0.0.1:9"), "{report}");
+    assert_eq!(bench.live(VIEW), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ssh_server_must_show_the_key_that_is_known() {
+    let Some(ssh) = require::ssh().await else { return };
+    let mut bench = Bench::new();
+    ssh.shelf().publish(&bench.repo, "plant.git").unwrap();
+    let known = bench.folder.path().join("known_hosts");
+    bench.config["git"] = json!({
+        "repo": ssh.url("plant.git"), "ref": "main",
+        "auth": {"sshKey": {"file": ssh.private_key_path(), "knownHostsFile": known}},
+    });
+    std::fs::write(&known, "").unwrap();
+    let (code, report) = bench.report(&[]);
+    let message = report["error"]["message"].as_str().unwrap();
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("HostKeyUnknown")), "{report}");
+    let line = ssh.known_hosts().unwrap();
+    assert!(line.lines().any(|line| message.contains(line)), "{message}");
+
+    std::fs::write(&known, line).unwrap();
+    assert_eq!(bench.sync(&[]).code, 0);
+    ssh.change_host_keys().await.unwrap();
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("HostKeyChanged")), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_follows_pushes_until_it_is_asked_to_stop() {
+    let mut bench = Bench::new();
+    bench.config["git"]["interval"] = json!("5s");
+    bench.config["profile"]["syncPeriod"] = json!(5);
+    let file = bench.file();
+    let mut child = command(&["sync", "--watch", "--config", file.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let limit = Duration::from_secs(60);
+    wait::until_true("the first sync", limit, || async { Ok(bench.data().join(VIEW).exists()) })
+        .await
+        .unwrap();
+    bench.push(VIEW, "{\"second\": true}");
+    wait::until_true("the push", limit, || async { Ok(bench.live(VIEW) == "{\"second\": true}") })
+        .await
+        .unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn history_lists_what_was_replaced_and_rollback_restores_it() {
+    let bench = Bench::new();
+    assert_eq!(bench.sync(&[]).code, 0);
+    let before = bench.live(VIEW);
+    bench.push(VIEW, "{\"second\": true}");
+    assert_eq!(bench.sync(&[]).code, 0);
+    let data = bench.data();
+    let data = data.to_str().unwrap();
+    let listed = crate::bench::stoker(&["history", "--data-dir", data, "-o", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
+    assert_eq!(listed["transactions"].as_array().unwrap().len(), 2);
+    let back = crate::bench::stoker(&["rollback", "--data-dir", data]);
+    assert_eq!(back.code, 0, "{}", back.err);
+    assert_eq!(bench.live(VIEW), before);
+}
