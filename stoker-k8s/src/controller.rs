@@ -74,6 +74,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Changes within this time lead to one pass.
     pub debounce: Duration,
+    /// Lines of known_hosts for every repository, beside the built-in ones and those of a `Stoker`.
+    pub known_hosts: Option<String>,
     /// Name of this process, for events.
     pub instance: String,
 }
@@ -85,6 +87,7 @@ impl Default for Settings {
             patience: Patience::default(),
             concurrency: 8,
             debounce: Duration::from_millis(100),
+            known_hosts: None,
             instance: "stoker-controller".to_owned(),
         }
     }
@@ -161,7 +164,7 @@ pub async fn run(
     let context = Arc::new(Context {
         client: requests.clone(),
         caches: caches.clone(),
-        lookups: lookup::Lookups::new(requests.clone(), remotes, done),
+        lookups: lookup::Lookups::new(requests.clone(), remotes, settings.known_hosts, done),
         heartbeats: heartbeats::Heartbeats::default(),
         leading: leading.clone(),
         recorder: Recorder::new(requests.clone(), reporter),

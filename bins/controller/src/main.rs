@@ -69,6 +69,9 @@ struct Run {
     /// Git hosts that may have addresses otherwise forbidden (loopback, link-local), separated by commas
     #[arg(long, value_delimiter = ',')]
     git_exempt_hosts: Vec<String>,
+    /// A known_hosts file for every repository over ssh, beside the built-in host keys and those of a Stoker
+    #[arg(long, value_name = "FILE")]
+    git_known_hosts: Option<PathBuf>,
     /// One JSON object a line
     #[arg(long)]
     log_json: bool,
@@ -125,7 +128,14 @@ async fn run(run: Run) -> Result<()> {
     let policy = HostPolicy::for_cluster().exempt(run.git_exempt_hosts.iter().cloned()).deny(api_server());
     let git = Git::new(ChildCommand::current_exe()).with_policy(policy);
     let remotes = Remotes::new(Arc::new(git));
+    let known_hosts = match &run.git_known_hosts {
+        Some(file) => Some(
+            std::fs::read_to_string(file).with_context(|| format!("--git-known-hosts {}", file.display()))?,
+        ),
+        None => None,
+    };
     let settings = Settings {
+        known_hosts,
         patience: Patience(Duration::from_secs(run.stale_after_seconds)),
         concurrency: run.concurrency,
         instance: identity.clone(),

@@ -7,16 +7,16 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stoker_core::Category;
-use stoker_git::{Cache, CommitId, CredentialFiles, Git, Remote, RemoteUrl, Wanted};
+use stoker_git::{
+    Access, Cache, CommitId, CredentialFiles, CredentialProvider, Git, GitError, Remote, RemoteUrl, Wanted,
+};
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions, GatewayUrl};
 
 use super::watch_metadata::Known;
 use super::{Fetch, Fetched, Locate};
 use crate::gateway_sync::{Failure, GatewaySync};
-use crate::inject::contract::{
-    GATEWAY_API_KEY, GIT_CA, GIT_KNOWN_HOSTS, GIT_PASSPHRASE, GIT_SSH_KEY, GIT_TOKEN,
-};
-use crate::protocol::{AuthType, Metadata};
+use crate::inject::contract::{GATEWAY_API_KEY, GIT_PASSPHRASE, GIT_SSH_KEY, GIT_TOKEN};
+use crate::protocol::{AuthType, Metadata, Trust};
 
 /// Fetches into a cache, with mounted credentials.
 pub struct MountedGit {
@@ -42,7 +42,7 @@ impl Fetch for MountedGit {
             };
             let url = url.map_err(|error| Failure::of(&error))?;
             let commit: CommitId = commit.parse().map_err(|error| failure(format!("{error}")))?;
-            let remote = Remote { url, credentials: Arc::new(mounted(metadata)) };
+            let remote = Remote { url, credentials: Arc::new(PodCredentials::of(metadata)?) };
             let reference = metadata.git_ref.starts_with("refs/").then(|| metadata.git_ref.clone());
             let fetched = self.git.fetch(&remote, &self.cache, &Wanted::through(commit, reference)).await;
             Ok(Box::new(fetched.map_err(|error| Failure::of(&error))?.source) as _)
@@ -54,23 +54,51 @@ fn failure(message: String) -> Failure {
     Failure { category: Category::new("MetadataInvalid").to_string(), message, path: None }
 }
 
-/// The credential files that the way of authentication calls for. Optional ones count when they are there.
-fn mounted(metadata: &Metadata) -> CredentialFiles {
-    let optional = |path: &str| Some(PathBuf::from(path)).filter(|p| p.exists());
-    let mut files = CredentialFiles { ca: optional(GIT_CA), ..CredentialFiles::default() };
-    match metadata.auth_type {
-        AuthType::Token => {
-            files.token = Some(GIT_TOKEN.into());
-            files.username.clone_from(&metadata.git_username);
+/// Secrets from files that are mounted, the rest from the metadata.
+struct PodCredentials {
+    files: CredentialFiles,
+    trust: Trust,
+}
+
+impl PodCredentials {
+    /// What the way of authentication calls for.
+    fn of(metadata: &Metadata) -> Result<Self, Failure> {
+        let mut files = CredentialFiles::default();
+        match metadata.auth_type {
+            AuthType::Token => {
+                files.token = Some(mounted(GIT_TOKEN, "token")?);
+                files.username.clone_from(&metadata.git_username);
+            }
+            AuthType::Ssh => {
+                files.ssh_key = Some(mounted(GIT_SSH_KEY, "ssh key")?);
+                files.passphrase = Some(PathBuf::from(GIT_PASSPHRASE)).filter(|p| p.exists());
+            }
+            AuthType::None => {}
         }
-        AuthType::Ssh => {
-            files.ssh_key = Some(GIT_SSH_KEY.into());
-            files.passphrase = optional(GIT_PASSPHRASE);
-            files.known_hosts = optional(GIT_KNOWN_HOSTS);
-        }
-        AuthType::None => {}
+        Ok(Self { files, trust: metadata.trust.clone() })
     }
-    files
+}
+
+impl CredentialProvider for PodCredentials {
+    fn load(&self) -> Result<Access, GitError> {
+        let Trust { known_hosts, ca_pem } = self.trust.clone();
+        Ok(Access { known_hosts, ca_pem, ..self.files.load()? })
+    }
+}
+
+/// A file of a Secret, which must be there: volumes are fixed when a pod is created.
+fn mounted(path: &str, what: &str) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(path);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Failure {
+        category: "CredentialsNotMounted".to_owned(),
+        message: format!(
+            "this pod has no {what}: the Secret that spec.git.auth names or its key is missing, or the pod is older than that setting; make the Secret, and restart the pod if it is older"
+        ),
+        path: None,
+    })
 }
 
 /// The gateway in the same pod.

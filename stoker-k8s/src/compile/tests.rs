@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::annotations::PodAnnotations;
 use crate::api::OnTimeout;
-use crate::protocol::{AuthType, Metadata, Rollout, StartupPolicy};
+use crate::protocol::{AuthType, Metadata, Rollout, StartupPolicy, Trust};
 
 fn stoker(extra: serde_json::Value) -> StokerSpec {
     let mut spec = json!({
@@ -144,6 +144,7 @@ fn metadata(base: CompiledProfile) -> Metadata {
         auth_type: AuthType::None,
         git_username: None,
         allow_insecure: false,
+        trust: Trust::default(),
         gateway_port: 8043,
         gateway_tls: true,
         startup: StartupPolicy { timeout_seconds: 300, on_timeout: OnTimeout::UseLastGood },

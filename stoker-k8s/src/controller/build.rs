@@ -15,7 +15,7 @@ use crate::annotations::{COMPONENT_ACCESS, COMPONENT_METADATA, COMPONENT_STATUS,
 use crate::api::{GitSpec, Stoker};
 use crate::compile::CompiledProfile;
 use crate::names;
-use crate::protocol::{AuthType, Metadata, Rollout, StartupPolicy};
+use crate::protocol::{AuthType, Metadata, Rollout, StartupPolicy, Trust};
 
 /// The objects that should be there.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub struct Objects {
 pub enum BuildError {
     /// More than an object may hold.
     #[error(
-        "the profiles of this namespace need {bytes} bytes, an object holds {MAX_METADATA_BYTES}: use fewer or shorter mappings"
+        "the profiles of this namespace, with the CA bundle and the known_hosts, need {bytes} bytes, an object holds {MAX_METADATA_BYTES}: use fewer or shorter mappings, or a smaller bundle"
     )]
     TooLarge {
         /// The size.
@@ -112,6 +112,7 @@ fn metadata(world: &World, validated: &Validated) -> Result<Option<Metadata>, Bu
         auth_type: origin.auth_type,
         git_username: origin.git_username,
         allow_insecure: origin.allow_insecure,
+        trust: origin.trust,
         gateway_port: spec.gateway.port,
         gateway_tls: spec.gateway.tls,
         startup: StartupPolicy {
@@ -148,6 +149,7 @@ struct Origin {
     auth_type: AuthType,
     git_username: Option<String>,
     allow_insecure: bool,
+    trust: Trust,
     git_ref: String,
     commit: Option<String>,
     trigger: String,
@@ -164,6 +166,7 @@ fn origin(world: &World, previous: Option<&Metadata>) -> Origin {
         (Some((outcome, resolution)), _) => Origin {
             commit: Some(resolution.commit.to_string()),
             trigger: trigger(outcome.trigger.as_ref()),
+            trust: outcome.trust.clone(),
             ..of_spec(git, &world.decision.git_ref)
         },
         (None, Some(previous)) if previous.commit.is_some() => Origin {
@@ -171,6 +174,7 @@ fn origin(world: &World, previous: Option<&Metadata>) -> Origin {
             auth_type: previous.auth_type,
             git_username: previous.git_username.clone(),
             allow_insecure: previous.allow_insecure,
+            trust: previous.trust.clone(),
             git_ref: previous.git_ref.clone(),
             commit: previous.commit.clone(),
             trigger: previous.trigger.clone(),
@@ -191,6 +195,7 @@ fn of_spec(git: &GitSpec, git_ref: &str) -> Origin {
         auth_type,
         git_username: token.map(|token| token.username.clone()),
         allow_insecure: git.allow_insecure,
+        trust: Trust::default(),
         git_ref: git_ref.to_owned(),
         commit: None,
         trigger: String::new(),

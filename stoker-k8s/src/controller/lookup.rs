@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::secrets::{self, SecretError};
 use crate::api::{GitSpec, SecretKeyRef, Stoker};
+use crate::protocol::Trust;
 
 /// Asks a git server for its refs.
 pub trait Remote: Send + Sync + 'static {
@@ -108,6 +109,8 @@ pub(super) struct Wanted {
 pub struct Outcome {
     /// The commit, or why there is none.
     pub result: Result<Resolution, LookupError>,
+    /// Whom the look-up took for the git server, for those who fetch.
+    pub trust: Trust,
     /// The trigger that this look-up answers: it was there before the look-up began.
     pub trigger: Option<String>,
     /// When the look-up ended.
@@ -120,6 +123,8 @@ pub struct Outcome {
 pub(super) struct Lookups {
     client: Client,
     remotes: Arc<Remotes>,
+    /// Lines of known_hosts for every repository.
+    known_hosts: Option<String>,
     states: Mutex<HashMap<ObjectRef<Stoker>, State>>,
     done: mpsc::UnboundedSender<ObjectRef<Stoker>>,
     slots: Arc<Semaphore>,
@@ -144,11 +149,13 @@ impl Lookups {
     pub(super) fn new(
         client: Client,
         remotes: Arc<Remotes>,
+        known_hosts: Option<String>,
         done: mpsc::UnboundedSender<ObjectRef<Stoker>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             client,
             remotes,
+            known_hosts,
             states: Mutex::default(),
             done,
             slots: Arc::new(Semaphore::new(SLOTS)),
@@ -209,9 +216,13 @@ impl Lookups {
     async fn run(self: Arc<Self>, job: Job) {
         let started = Instant::now();
         let look_up = self.look_up(&job);
-        let (result, problems) = match tokio::time::timeout(OVERDUE, look_up).await {
+        let (found, problems) = match tokio::time::timeout(OVERDUE, look_up).await {
             Ok(found) => found,
             Err(_) => (Err(LookupError::Overdue(OVERDUE)), Vec::new()),
+        };
+        let (result, trust) = match found {
+            Ok((resolution, trust)) => (Ok(resolution), trust),
+            Err(error) => (Err(error), Trust::default()),
         };
         let label = match &result {
             Ok(_) => "ok".to_owned(),
@@ -229,7 +240,7 @@ impl Lookups {
                     state.next =
                         next(&result, state.failures, job.interval, jitter(&job.stoker)).map(|d| now + d);
                     let trigger = job.trigger;
-                    state.outcome = Some(Outcome { result, trigger, at: Timestamp::now(), problems });
+                    state.outcome = Some(Outcome { result, trust, trigger, at: Timestamp::now(), problems });
                 }
             }
         }
@@ -240,7 +251,7 @@ impl Lookups {
     async fn look_up(
         &self,
         job: &Job,
-    ) -> (Result<Resolution, LookupError>, Vec<(&'static str, SecretError)>) {
+    ) -> (Result<(Resolution, Trust), LookupError>, Vec<(&'static str, SecretError)>) {
         let namespace = job.stoker.namespace.clone().unwrap_or_default();
         let mut problems = Vec::new();
         for (what, at) in &job.wanted.also_needed {
@@ -251,7 +262,7 @@ impl Lookups {
         (self.resolve(&namespace, job).await, problems)
     }
 
-    async fn resolve(&self, namespace: &str, job: &Job) -> Result<Resolution, LookupError> {
+    async fn resolve(&self, namespace: &str, job: &Job) -> Result<(Resolution, Trust), LookupError> {
         let git = &job.wanted.git;
         let url = if git.allow_insecure {
             RemoteUrl::parse_allowing_insecure(&git.repo)?
@@ -259,18 +270,22 @@ impl Lookups {
             RemoteUrl::parse(&git.repo)?
         };
         let wanted: RefSpec = job.wanted.git_ref.parse()?;
-        let access = secrets::access(&self.client, namespace, git).await?;
+        let mut access = secrets::access(&self.client, namespace, git).await?;
+        // The resource's own lines come first: they decide about the hosts that they name.
+        let lines: Vec<&str> = access.known_hosts.iter().chain(&self.known_hosts).map(|t| t.trim()).collect();
+        access.known_hosts = Some(lines.join("\n")).filter(|text| !text.is_empty());
+        let trust = Trust { known_hosts: access.known_hosts.clone(), ca_pem: access.ca_pem.clone() };
         if let RefSpec::Commit(_) = wanted {
             // It says all that there is to know; whether it exists is seen by those who fetch it.
             let nothing = Advertisement { refs: Vec::new(), head: None, object_format: ObjectFormat::Sha1 };
-            return Ok(stoker_git::resolve::resolve(&nothing, &wanted, &url.to_string())?);
+            return Ok((stoker_git::resolve::resolve(&nothing, &wanted, &url.to_string())?, trust));
         }
         let advertisement = {
             // Closed only at the end of the process.
             let _slot = self.slots.acquire().await;
             self.remotes.advertise(&url, &access, job.not_before).await?
         };
-        Ok(stoker_git::resolve::resolve(&advertisement, &wanted, &url.to_string())?)
+        Ok((stoker_git::resolve::resolve(&advertisement, &wanted, &url.to_string())?, trust))
     }
 }
 

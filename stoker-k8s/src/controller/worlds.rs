@@ -13,7 +13,7 @@ use super::lookup::{LookupError, Outcome};
 use super::request::{Request, decide};
 use super::slim::{GatewayPod, MetadataMap, StatusMap};
 use crate::api::{Stoker, SyncProfile};
-use crate::protocol::{AgentReport, AgentStatus};
+use crate::protocol::{AgentReport, AgentStatus, Trust};
 
 pub(super) const COMMIT: &str = "1111111111111111111111111111111111111111";
 
@@ -57,7 +57,13 @@ pub(super) fn found(commit: &str) -> Outcome {
         json!({"commit": commit, "kind": "Branch", "reference": "refs/heads/main", "warnings": []}),
     )
     .unwrap();
-    Outcome { result: Ok(resolution), trigger: None, at: Timestamp::UNIX_EPOCH, problems: Vec::new() }
+    Outcome {
+        result: Ok(resolution),
+        trust: Trust::default(),
+        trigger: None,
+        at: Timestamp::UNIX_EPOCH,
+        problems: Vec::new(),
+    }
 }
 
 pub(super) fn failed(error: GitError) -> Outcome {

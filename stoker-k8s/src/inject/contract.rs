@@ -66,7 +66,8 @@ pub const PODINFO_DIR: &str = "/etc/stoker/podinfo";
 pub const PODINFO_ANNOTATIONS: &str = "/etc/stoker/podinfo/annotations";
 /// The pod's labels, in the same format.
 pub const PODINFO_LABELS: &str = "/etc/stoker/podinfo/labels";
-/// Directory of what the agent needs to reach the repository. Not mounted when the repository needs nothing.
+/// Directory of the secrets that the agent needs to reach the repository. Not mounted when it needs none. Host keys and
+/// authorities are no secrets: the metadata ConfigMap tells them.
 pub const GIT_DIR: &str = "/etc/stoker/git";
 /// Access token (`spec.git.auth.token`).
 pub const GIT_TOKEN: &str = "/etc/stoker/git/token";
@@ -74,10 +75,6 @@ pub const GIT_TOKEN: &str = "/etc/stoker/git/token";
 pub const GIT_SSH_KEY: &str = "/etc/stoker/git/ssh-privatekey";
 /// Passphrase of the SSH private key (`spec.git.auth.sshKey.passphraseSecretRef`).
 pub const GIT_PASSPHRASE: &str = "/etc/stoker/git/passphrase";
-/// Host keys to trust (`spec.git.auth.sshKey.knownHosts`).
-pub const GIT_KNOWN_HOSTS: &str = "/etc/stoker/git/known_hosts";
-/// Extra certificate authorities for https (`spec.git.caSecretRef`), PEM.
-pub const GIT_CA: &str = "/etc/stoker/git/ca.crt";
 /// Directory of what the agent needs to talk to its gateway.
 pub const GATEWAY_DIR: &str = "/etc/stoker/gateway";
 /// The gateway's API key, `name:secret` (`spec.gateway.apiKeySecretRef`).

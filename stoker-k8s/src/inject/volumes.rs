@@ -80,11 +80,9 @@ fn git_sources(stoker: &StokerView) -> Vec<Value> {
         if let Some(ssh) = &auth.ssh_key {
             sources.push(from(&ssh.secret_ref, contract::GIT_SSH_KEY));
             sources.extend(ssh.passphrase_secret_ref.iter().map(|r| from(r, contract::GIT_PASSPHRASE)));
-            sources.extend(ssh.known_hosts.iter().map(|k| from(&k.secret_ref, contract::GIT_KNOWN_HOSTS)));
         }
         sources.extend(auth.token.iter().map(|token| from(&token.secret_ref, contract::GIT_TOKEN)));
     }
-    sources.extend(git.ca_secret_ref.iter().map(|r| from(r, contract::GIT_CA)));
     sources
 }
 

@@ -30,6 +30,8 @@ pub struct Metadata {
     pub git_username: Option<String>,
     /// `http://` and credentials in the URL are allowed.
     pub allow_insecure: bool,
+    /// Whom to take for the git server.
+    pub trust: Trust,
     /// Port of the gateway on the loopback.
     pub gateway_port: u16,
     /// Whether that port speaks https.
@@ -42,6 +44,16 @@ pub struct Metadata {
     pub profiles: BTreeMap<String, CompiledProfile>,
     /// Who may go to `commit` now.
     pub rollout: Rollout,
+}
+
+/// By what a git server proves who it is. Nothing of it is secret, so that agents are told it and follow each change,
+/// which a mounted Secret of another name would not do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Lines of known_hosts, in addition to the built-in ones.
+    pub known_hosts: Option<String>,
+    /// Extra certificate authorities for https, in PEM.
+    pub ca_pem: Option<String>,
 }
 
 /// How agents get into the repository.
@@ -104,6 +116,8 @@ impl Metadata {
         put("authType", self.auth_type.as_str().to_owned());
         put("gitUsername", self.git_username.clone().unwrap_or_default());
         put("allowInsecure", self.allow_insecure.to_string());
+        put("knownHosts", self.trust.known_hosts.clone().unwrap_or_default());
+        put("gitCA", self.trust.ca_pem.clone().unwrap_or_default());
         put("gatewayPort", self.gateway_port.to_string());
         put("gatewayTLS", self.gateway_tls.to_string());
         put("startup", json(&self.startup));
@@ -136,6 +150,10 @@ impl Metadata {
                 .find(|a| a.as_str() == auth)
                 .ok_or_else(|| ProtocolError::Value { key: "authType", value: cap(auth.to_owned(), 80) })?,
             git_username: data.get("gitUsername").and_then(|text| some(text)),
+            trust: Trust {
+                known_hosts: data.get("knownHosts").and_then(|text| some(text)),
+                ca_pem: data.get("gitCA").and_then(|text| some(text)),
+            },
             allow_insecure: parse(
                 "allowInsecure",
                 data.get("allowInsecure").map_or("false", String::as_str),
@@ -186,6 +204,7 @@ mod tests {
             auth_type: AuthType::Ssh,
             git_username: None,
             allow_insecure: false,
+            trust: Trust { known_hosts: Some("git.example.com ssh-ed25519 AAAA".into()), ca_pem: None },
             gateway_port: 8043,
             gateway_tls: true,
             startup: StartupPolicy { timeout_seconds: 300, on_timeout: OnTimeout::UseLastGood },

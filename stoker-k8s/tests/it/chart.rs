@@ -29,6 +29,7 @@ const VARIANTS: [&[&str]; 4] = [
         "webhook.failurePolicy=Fail",
         "webhook.onUnresolved=Deny",
         "git.exemptHosts={git.local}",
+        "git.knownHosts=git.example.com ssh-ed25519 AAAA",
         "controller.replicas=1",
         "receiver.service.type=NodePort",
         "receiver.service.nodePort=30080",

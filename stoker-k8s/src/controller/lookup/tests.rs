@@ -20,6 +20,7 @@ fn state(result: Result<(), LookupError>, trigger: Option<&str>, next: Option<In
     .unwrap();
     let outcome = Outcome {
         result: result.map(|()| resolution),
+        trust: Trust::default(),
         trigger: trigger.map(str::to_owned),
         at: Timestamp::UNIX_EPOCH,
         problems: Vec::new(),
