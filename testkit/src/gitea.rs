@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -29,7 +30,7 @@ pub struct Gitea {
     token: String,
     client: reqwest::Client,
     // In this order: the process ends before the leash deletes its files.
-    _process: Process,
+    process: Mutex<Process>,
     _leash: Leash,
 }
 
@@ -86,13 +87,28 @@ impl Gitea {
 
         let mut process = leash.spawn("gitea", &mut command(place, leash.folder(), &["web"])?)?;
         wait::until_accepting(&mut process, address, Duration::from_secs(60)).await?;
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build()?;
-        let forge = Self { address, password, token, client, _process: process, _leash: leash };
+        let client = {
+            // No idle connections: tests with runtimes of their own share this value.
+            let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+            client.timeout(Duration::from_secs(20)).build()?
+        };
+        let forge = Self { address, password, token, client, process: Mutex::new(process), _leash: leash };
         wait::until("Gitea's API to answer", Duration::from_secs(30), || async {
             Ok(Some(forge.api(Method::GET, "version", None).await?))
         })
         .await?;
         Ok(forge)
+    }
+
+    /// Ends it hard, as when its machine dies.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses.
+    pub fn kill(&self) -> Result<()> {
+        let mut process = self.process.lock().map_err(|_| anyhow!("another thread panicked with it"))?;
+        process.kill()?;
+        Ok(())
     }
 
     /// Such as `http://127.0.0.1:3000`.

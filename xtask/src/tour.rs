@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use stoker_e2e::{Installation, Site, VIEW};
+use stoker_e2e::{Blueprint, Installation, Site, VIEW};
 use stoker_k8s::api::SyncStatus;
 use stoker_testkit::gitea::Gitea;
 use stoker_testkit::node::{self, Node};
 
-use crate::cluster::workspace;
 use crate::images::{Images, images_folder};
 
 /// Show the whole product on a real node: chart, forge, gateways, a push with its timeline, a bad push
@@ -41,7 +40,7 @@ async fn tour() -> Result<()> {
     println!("2. A node of its own, with images loaded, after {:.1} s", began.elapsed().as_secs_f64());
 
     let began = Instant::now();
-    let installation = Installation::install(&node, &workspace().join("charts/stoker"))?;
+    let installation = Installation::install(&node)?;
     println!("3. helm install, everything ready after {:.1} s", began.elapsed().as_secs_f64());
     print!("{}", indented(&node.exec(&["kubectl", "get", "pods", "--namespace", "stoker-system"])?));
 
@@ -50,7 +49,7 @@ async fn tour() -> Result<()> {
     println!("4. Gitea at {}, after {:.1} s", forge.url(), began.elapsed().as_secs_f64());
 
     let began = Instant::now();
-    let site = Site::build(&installation, forge, 2).await?;
+    let site = Site::build(&installation, &forge, Blueprint::walking(2)).await?;
     site.follow(&site.head()?, Duration::from_secs(120)).await?;
     println!(
         "5. Two gateways of a StatefulSet, synced before they started, Ready after {:.1} s",
@@ -66,9 +65,8 @@ async fn tour() -> Result<()> {
     for line in timeline.lines() {
         println!("   {line}");
     }
-    for replica in 0..2 {
-        let live = std::fs::read_to_string(site.data_of(replica).join(VIEW))?;
-        ensure!(live == changed, "gateway {replica} has another file");
+    for pod in site.pods() {
+        ensure!(site.read(&pod, VIEW)? == changed, "{pod} has another file");
     }
     print!("{}", indented(&site.kubectl(&["get", "stokers"])?));
 
@@ -78,9 +76,8 @@ async fn tour() -> Result<()> {
     for (pod, message) in messages {
         println!("   {pod}: {message}");
     }
-    for replica in 0..2 {
-        let live = std::fs::read_to_string(site.data_of(replica).join(VIEW))?;
-        ensure!(live == changed, "the broken commit changed gateway {replica}");
+    for pod in site.pods() {
+        ensure!(site.read(&pod, VIEW)? == changed, "the broken commit changed {pod}");
     }
     println!("   both gateways still run {}", &second.commit[..7]);
     print!("{}", indented(&site.kubectl(&["get", "stokers"])?));
