@@ -181,6 +181,13 @@ impl Lookups {
         }
         if !state.running && state.due(trigger, now) {
             state.running = true;
+            tracing::debug!(
+                %stoker,
+                first = state.outcome.is_none(),
+                triggered = state.triggered(trigger),
+                failures = state.failures,
+                "looking up"
+            );
             let job = Job {
                 stoker: stoker.clone(),
                 wanted,

@@ -69,6 +69,14 @@ impl<'n> Installation<'n> {
         self.node.exec(&all)
     }
 
+    /// The last lines of the controller's logs, for the message of a failure.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let selector = "app.kubernetes.io/component=controller";
+        let logs = self.kubectl(&["logs", "--selector", selector, "--prefix", "--tail=2000"]);
+        logs.unwrap_or_else(|error| format!("no logs: {error:#}"))
+    }
+
     /// The node that it is installed on.
     #[must_use]
     pub const fn node(&self) -> &'n Node {

@@ -311,6 +311,30 @@ async fn a_leader_that_is_killed_is_followed_by_the_next() {
     drop(second);
 }
 
+/// The lease is renewed every two seconds; nothing else may come of it.
+#[tokio::test]
+async fn a_leader_that_stays_one_asks_git_no_more() {
+    let Some(server) = require::api_server().await else { return };
+    let bed = Bed::new(server).await;
+    let _controller = bed.start("one").await;
+    bed.apply(json!({})).await;
+    bed.told(&bed.repo.head().unwrap()).await;
+    bed.reason(conditions::REF_RESOLVED, "Succeeded").await;
+    let asked = bed.git.requests().len();
+    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    for _ in 0..3 {
+        let renewed = || async {
+            let lease = leases.get("stoker-controller").await?;
+            Ok::<_, kube::Error>(lease.spec.and_then(|spec| spec.renew_time))
+        };
+        let before = renewed().await.unwrap();
+        wait::until_true("the lease to be renewed", LIMIT, || async { Ok(renewed().await? != before) })
+            .await
+            .unwrap();
+    }
+    assert_eq!(bed.git.requests().len(), asked);
+}
+
 #[tokio::test]
 async fn a_repository_at_a_forbidden_address_is_never_asked() {
     let Some(server) = require::api_server().await else { return };

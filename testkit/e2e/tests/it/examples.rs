@@ -187,10 +187,10 @@ async fn profiles_say_what_goes_where() {
     let refused =
         site.kubectl(&["patch", "syncprofile", "area", "--type=merge", "--patch", &bad.to_string()]);
     assert!(refused.unwrap_err().to_string().contains(".."), "kubectl says why");
-    let protected =
-        json!({"spec": {"mappings": [{"source": "services/area/projects", "destination": "config/local"}]}});
-    site.kubectl(&["patch", "syncprofile", "area", "--type=merge", "--patch", &protected.to_string()])
-        .unwrap();
+    // What the API server cannot judge: a variable that nobody defines.
+    let mappings = json!([{"source": "services/{{.Vars.nope}}/projects", "destination": "projects"}]);
+    let undefined = json!({"spec": {"mappings": mappings}}).to_string();
+    site.kubectl(&["patch", "syncprofile", "area", "--type=merge", "--patch", &undefined]).unwrap();
     let wait = ["wait", "syncprofile/area", "--for=condition=Accepted=False", "--timeout=60s"];
     site.kubectl(&wait).unwrap();
     let title = "{\"title\": \"still followed\"}";

@@ -40,7 +40,12 @@ async fn every_push_is_delivered_and_live_everywhere() {
     for text in ["first", "second", "third"] {
         let pushed = site.push(VIEW, &view(text)).await.unwrap();
         let timeline = site.follow(&pushed, PATIENCE).await.unwrap();
-        assert!(timeline.delivered.is_some(), "{text}: live without the forge's delivery: {timeline:?}");
+        assert!(
+            timeline.delivered.is_some(),
+            "{text}: live without the forge's delivery: {timeline:?}\n{:?}\n{}",
+            site.stoker_now().await.unwrap().metadata.annotations,
+            bed.installation.logs()
+        );
         for pod in site.pods() {
             assert_eq!(site.read(&pod, VIEW).unwrap(), view(text));
         }
