@@ -291,6 +291,7 @@ pub fn config(config: &AgentConfig) -> Result<CompiledProfile, Problems> {
         exclude_patterns: excludes(&config.exclude_patterns),
         vars: config.vars.clone(),
         site_number: config.site_number.clone(),
+        max_deletes: config.max_deletes,
         ..CompiledProfile::default()
     };
     let mut checks = check::Checks::new(&base);

@@ -16,22 +16,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use stoker_core::{
-    Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions, Source,
+    Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions,
+    RelPathBuf, Source,
 };
 use stoker_ignition::client::{GatewayClient, GatewayError};
-use stoker_ignition::confirm::{
-    BlockingLock, ConfirmOptions, LockOptions, LockOutcome, ScanOutcome, Verdict, Work, confirm,
-};
+use stoker_ignition::confirm::{BlockingLock, LockOptions, LockOutcome};
 use stoker_ignition::rules::{DesignerPolicy, Gate, ProjectTree, Touched, gate};
 use tokio::runtime::Handle;
 
 use crate::api::DesignerSessionPolicy;
 use crate::compile::{CompiledProfile, GatewayFacts};
+use record::Record;
 
-mod pending;
+mod confirm;
+mod record;
 mod report;
 mod spec;
 
+pub use confirm::{Confirmation, Standing};
 pub use report::{Change, Durations, Failure, Outcome, Scan, SyncReport};
 pub use spec::{IgnitionRules, engine_spec};
 
@@ -57,8 +59,8 @@ pub struct Job {
     pub check_drift: bool,
     /// Write nothing.
     pub dry_run: bool,
-    /// The digest of a plan whose deletions were approved.
-    pub approved: Option<String>,
+    /// Who has approved that this commit deletes more than the guard allows; empty when that is not known.
+    pub approved_by: Option<String>,
 }
 
 impl std::fmt::Debug for Job {
@@ -100,6 +102,18 @@ impl Fault for SyncError {
 }
 
 impl SyncError {
+    /// The error for people. How to let the guard pass depends on where this runs: the caller says it.
+    fn words(&self) -> String {
+        match self {
+            Self::Plan(PlanError::MassDeletion { deletes, owned, guard, .. }) => format!(
+                "this commit deletes {deletes} of the {owned} files that Stoker wrote here, and at most {} files or {} \
+                 percent are deleted at once",
+                guard.count, guard.percent
+            ),
+            other => stoker_core::chain(other),
+        }
+    }
+
     fn path(&self) -> Option<&stoker_core::RelPathBuf> {
         match self {
             Self::Plan(error) => error.path(),
@@ -128,12 +142,6 @@ impl GatewaySync {
         Engine::open(&self.data_dir).ok()?.head().ok()?.map(|head| head.revision)
     }
 
-    /// Whether the gateway still has to confirm what is live.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        pending::load(&self.data_dir).is_ok_and(|p| p.is_some())
-    }
-
     /// Brings the files to the job's commit. The report says how; the gateway is not asked to load anything yet.
     pub async fn files(&self, job: Job) -> SyncReport {
         let this = self.clone();
@@ -157,7 +165,7 @@ impl GatewaySync {
             Err(error) => {
                 let held = matches!(&error, SyncError::Plan(e) if e.is_held());
                 let outcome = if held { Outcome::Held } else { Outcome::Failed };
-                let failure = Failure::of(&error).at(error.path());
+                let failure = Failure { message: error.words(), ..Failure::of(&error) }.at(error.path());
                 report.ended(outcome, failure)
             }
         }
@@ -166,11 +174,10 @@ impl GatewaySync {
     fn run(&self, job: &Job, handle: &Handle, report: &mut SyncReport) -> Result<(), SyncError> {
         let engine = Engine::open(&self.data_dir)?.with_rules(IgnitionRules);
         let spec = engine_spec(&job.profile, &job.facts);
-        let options = PlanOptions { check_drift: job.check_drift, approved: job.approved.clone() };
         let (source, commit) = (job.source.as_ref(), job.facts.commit.as_str());
         let began = Instant::now();
         if job.dry_run {
-            let plan = engine.preview(source, commit, &spec, &options);
+            let plan = planned(job, report, |options| engine.preview(source, commit, &spec, options));
             report.duration_ms.plan = millis(began.elapsed());
             let plan = plan?;
             report.take(&plan);
@@ -182,7 +189,7 @@ impl GatewaySync {
         if let Some(transaction) = session.recovered() {
             report.warnings.push(format!("completed transaction {transaction}, which was interrupted"));
         }
-        let plan = session.plan(source, commit, &spec, &options);
+        let plan = planned(job, report, |options| session.plan(source, commit, &spec, options));
         report.duration_ms.plan = millis(began.elapsed());
         let plan = plan?;
         report.take(&plan);
@@ -202,6 +209,20 @@ impl GatewaySync {
         let Applied { transaction, counts, .. } = applied?;
         report.files = counts;
         report.outcome = if transaction.is_some() { Outcome::Applied } else { Outcome::InSync };
+        self.ask_about_what_was_there(&engine)
+    }
+
+    /// Files that were all there already as wanted are as unconfirmed as any that were written.
+    fn ask_about_what_was_there(&self, engine: &Engine) -> Result<(), SyncError> {
+        if self.client.is_none() {
+            return Ok(());
+        }
+        let failed = |source| OpenError::State { path: self.data_dir.clone(), source };
+        let mut record = Record::load(&self.data_dir).map_err(failed)?;
+        if record.is_blank() {
+            record.add(Touched::of_written(engine.owned()?.iter().map(RelPathBuf::as_path)));
+            record.save(&self.data_dir).map_err(failed)?;
+        }
         Ok(())
     }
 
@@ -233,6 +254,7 @@ impl GatewaySync {
             let tree: ProjectTree = projects.iter().map(|p| (p.name.as_str(), p.parent.as_str())).collect();
             (designers, tree)
         });
+        report.designers = live.as_ref().map(Vec::len);
         match gate(policy, &touched.projects, &tree, live.as_deref()) {
             Gate::Proceed => None,
             Gate::Warn(blockers) => {
@@ -256,6 +278,23 @@ const fn is_down(error: &GatewayError) -> bool {
             | GatewayError::Starting { .. }
             | GatewayError::NotCommissioned { .. }
     )
+}
+
+/// Makes a plan; one with more deletions than the guard allows only if a person has approved them.
+fn planned(
+    job: &Job,
+    report: &mut SyncReport,
+    plan: impl Fn(&PlanOptions) -> Result<Plan, PlanError>,
+) -> Result<Plan, PlanError> {
+    let options = PlanOptions { check_drift: job.check_drift, approved: None };
+    match (plan(&options), &job.approved_by) {
+        (Err(PlanError::MassDeletion { deletes, digest, .. }), Some(by)) => {
+            let by = if by.is_empty() { "somebody" } else { by.as_str() };
+            report.warnings.push(format!("{by} has approved that this commit deletes {deletes} files"));
+            plan(&PlanOptions { approved: Some(digest), ..options })
+        }
+        (plan, _) => plan,
+    }
 }
 
 /// What a plan would touch.
@@ -291,7 +330,9 @@ impl Observer for Transition<'_> {
         changes.deleted().for_each(|path| touched.deleted(path));
         let need = touched.need();
         // Written down first: a record without a transaction costs one needless scan, the reverse would lose one.
-        pending::add(&self.sync.data_dir, touched)?;
+        let mut record = Record::load(&self.sync.data_dir)?;
+        record.add(touched);
+        record.save(&self.sync.data_dir)?;
         if let Some(client) = &self.sync.client {
             let lock = BlockingLock::new(client.clone(), self.handle.clone(), LockOptions::default());
             match lock.lock(need) {
@@ -307,72 +348,4 @@ impl Observer for Transition<'_> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What the gateway says about the files that went live.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Confirmation {
-    /// It loaded them.
-    Confirmed {
-        /// What it was asked to load.
-        scans: Vec<Scan>,
-        /// What a person should know; mostly empty.
-        note: String,
-    },
-    /// It was asked to load them, and cannot tell whether it did: an old version, or a key that may not ask.
-    Unverified {
-        /// Why.
-        note: String,
-    },
-    /// It loaded them and found something wrong, or says that something is missing.
-    Rejected(Failure),
-    /// It is starting, not commissioned, does not know the key yet or is busy: ask again.
-    Waiting(Failure),
-}
-
-impl GatewaySync {
-    /// Has the gateway load what is pending, and asks whether it did. One attempt.
-    pub async fn confirm(&self) -> Confirmation {
-        let unreadable = |error: std::io::Error| {
-            let message = format!("cannot read what the gateway has to load: {error}");
-            Confirmation::Waiting(Failure { category: "StateUnavailable".to_owned(), message, path: None })
-        };
-        let touched = match pending::load(&self.data_dir) {
-            Ok(Some(touched)) => touched,
-            Ok(None) => return Confirmation::Confirmed { scans: Vec::new(), note: String::new() },
-            Err(error) => return unreadable(error),
-        };
-        let Some(client) = &self.client else {
-            return Confirmation::Unverified { note: "there is no gateway to ask".to_owned() };
-        };
-        let work = Work::of(touched);
-        let answer = match confirm(client, &work, &ConfirmOptions::default()).await {
-            Ok(answer) => answer,
-            Err(not_ready) => return Confirmation::Waiting(Failure::of(&not_ready)),
-        };
-        let summary = answer.summary();
-        let failure =
-            |category: &str| Failure { category: category.to_owned(), message: summary.clone(), path: None };
-        let confirmation = match answer.verdict() {
-            Verdict::Unconfirmed => return Confirmation::Waiting(failure("ScanUnconfirmed")),
-            // Stays pending: it is asked again at the next look, and must not count as loaded meanwhile.
-            Verdict::Rejected => return Confirmation::Rejected(failure("GatewayRejected")),
-            Verdict::Unverified => Confirmation::Unverified { note: summary },
-            Verdict::Confirmed => Confirmation::Confirmed { scans: scans(&answer), note: summary },
-        };
-        match pending::clear(&self.data_dir) {
-            Ok(()) => confirmation,
-            Err(error) => unreadable(error),
-        }
-    }
-}
-
-fn scans(answer: &stoker_ignition::confirm::Confirmation) -> Vec<Scan> {
-    let done = answer.scans.iter().filter(|s| !matches!(s.outcome, ScanOutcome::Skipped(_)));
-    done.map(|scan| Scan {
-        kind: scan.kind.to_string(),
-        outcome: scan.outcome.as_str().to_owned(),
-        duration_ms: millis(scan.duration),
-    })
-    .collect()
 }

@@ -9,6 +9,7 @@ use stoker_core::{Category, Fault, Retry};
 
 use super::profile::SyncProfileSpec;
 use super::scalar::Period;
+use super::stoker::MaxDeletes;
 use super::strict::{UnknownField, unknown_fields};
 
 /// Why a configuration file cannot be used.
@@ -91,6 +92,9 @@ pub struct AgentConfig {
     /// Patterns of files that are neither written nor deleted; in place of the default ones.
     #[serde(default = "super::stoker::default_excludes")]
     pub exclude_patterns: Vec<String>,
+    /// Deletions that one sync may carry out; more stop it before any write.
+    #[serde(default)]
+    pub max_deletes: MaxDeletes,
     /// The gateway. Absent: files only, nothing is confirmed.
     #[serde(default)]
     pub gateway: Option<ConfigGateway>,

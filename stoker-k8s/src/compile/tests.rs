@@ -150,6 +150,7 @@ fn metadata(base: CompiledProfile) -> Metadata {
         base,
         profiles: BTreeMap::new(),
         rollout: Rollout::default(),
+        approval: None,
     }
 }
 

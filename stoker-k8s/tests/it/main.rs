@@ -1,7 +1,9 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is the failure of its test")]
 
+mod agent;
 mod api_server;
+mod approval;
 mod bed;
 mod chart;
 mod cluster;
@@ -10,7 +12,9 @@ mod crds;
 mod deliveries;
 mod helm;
 mod injection;
+mod line;
 mod replicas;
+mod reports;
 
 /// No test file is forgotten.
 #[test]
