@@ -313,6 +313,7 @@ impl Agent {
             profile: run.profile.clone(),
             facts: run.facts.clone(),
             check_drift,
+            ask_gateway: asked,
             dry_run: run.profile.dry_run,
             approved_by: run.approved_by.clone(),
         };

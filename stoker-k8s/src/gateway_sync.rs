@@ -17,28 +17,29 @@ use std::time::{Duration, Instant};
 
 use stoker_core::{
     Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions,
-    RelPathBuf, Source,
+    RelPathBuf, Source, SyncSpec,
 };
-use stoker_ignition::client::{GatewayClient, GatewayError};
+use stoker_ignition::client::GatewayClient;
 use stoker_ignition::confirm::{BlockingLock, LockOptions, LockOutcome};
-use stoker_ignition::rules::{DesignerPolicy, Gate, ProjectTree, Touched, gate};
+use stoker_ignition::rules::{Gate, Touched, tag_tree_patterns};
 use tokio::runtime::Handle;
 
-use crate::api::DesignerSessionPolicy;
-use crate::compile::{CompiledProfile, GatewayFacts};
+use crate::compile::{CompiledProfile, GatewayFacts, variables};
 use record::Record;
 
 mod confirm;
+mod designers;
+mod mapped;
+mod providers;
 mod record;
 mod report;
+mod role;
 mod spec;
 
 pub use confirm::{Confirmation, Standing};
 pub use report::{Change, Durations, Failure, Outcome, Scan, SyncReport};
-pub use spec::{IgnitionRules, engine_spec};
-
-/// A designer that was silent for this long does not count.
-const DORMANT_AFTER: Duration = Duration::from_secs(120);
+pub use role::Role;
+pub use spec::{IgnitionRules, Surroundings, engine_spec};
 
 /// The data directory of a gateway, and the gateway.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub struct Job {
     pub facts: GatewayFacts,
     /// Look for drift even when neither the tree nor the profile changed.
     pub check_drift: bool,
+    /// Ask the gateway for its role even when nothing is to do.
+    pub ask_gateway: bool,
     /// Write nothing.
     pub dry_run: bool,
     /// Who has approved that this commit deletes more than the guard allows; empty when that is not known.
@@ -173,15 +176,15 @@ impl GatewaySync {
 
     fn run(&self, job: &Job, handle: &Handle, report: &mut SyncReport) -> Result<(), SyncError> {
         let engine = Engine::open(&self.data_dir)?.with_rules(IgnitionRules);
-        let spec = engine_spec(&job.profile, &job.facts);
         let (source, commit) = (job.source.as_ref(), job.facts.commit.as_str());
         let began = Instant::now();
         if job.dry_run {
-            let plan = planned(job, report, |options| engine.preview(source, commit, &spec, options));
+            let made =
+                self.plan(job, handle, report, |spec, options| engine.preview(source, commit, spec, options));
             report.duration_ms.plan = millis(began.elapsed());
-            let plan = plan?;
-            report.take(&plan);
-            report.projects = touched(&plan).projects.into_iter().collect();
+            let made = made?;
+            report.take(&made.plan);
+            report.projects = touched(&made.plan).projects.into_iter().collect();
             report.outcome = Outcome::DryRun;
             return Ok(());
         }
@@ -189,14 +192,17 @@ impl GatewaySync {
         if let Some(transaction) = session.recovered() {
             report.warnings.push(format!("completed transaction {transaction}, which was interrupted"));
         }
-        let plan = planned(job, report, |options| session.plan(source, commit, &spec, options));
+        let made =
+            self.plan(job, handle, report, |spec, options| session.plan(source, commit, spec, options));
         report.duration_ms.plan = millis(began.elapsed());
-        let plan = plan?;
-        report.take(&plan);
-        let touched = touched(&plan);
-        report.projects = touched.projects.iter().cloned().collect();
-        if !plan.is_empty()
-            && let Some(hold) = self.designers(job, &touched, handle, report)
+        let made = made?;
+        report.take(&made.plan);
+        report.projects = touched(&made.plan).projects.into_iter().collect();
+        if made.role == Role::Backup {
+            report.warnings.push(role::BACKUP_NOTE.to_owned());
+        }
+        if !made.plan.is_empty()
+            && let Some(hold) = self.designers(job, &made, handle, report)
         {
             report.outcome = Outcome::Held;
             report.error = Some(hold);
@@ -204,58 +210,53 @@ impl GatewaySync {
         }
         let began = Instant::now();
         let mut observer = Transition { sync: self, handle };
-        let applied = session.apply(plan, source, &spec, &mut observer);
+        let (moved, role) = (made.has_moved(), (made.role, made.said));
+        let applied = session.apply(made.plan, source, &made.spec, &mut observer);
         report.duration_ms.apply = millis(began.elapsed());
         let Applied { transaction, counts, .. } = applied?;
         report.files = counts;
         report.outcome = if transaction.is_some() { Outcome::Applied } else { Outcome::InSync };
-        self.ask_about_what_was_there(&engine)
+        self.note(&engine, role, moved)
     }
 
-    /// Files that were all there already as wanted are as unconfirmed as any that were written.
-    fn ask_about_what_was_there(&self, engine: &Engine) -> Result<(), SyncError> {
+    /// Writes down what is known of the gateway now, and what it is still to be asked.
+    fn note(&self, engine: &Engine, (role, said): (Role, bool), moved: bool) -> Result<(), SyncError> {
         if self.client.is_none() {
             return Ok(());
         }
         let failed = |source| OpenError::State { path: self.data_dir.clone(), source };
-        let mut record = Record::load(&self.data_dir).map_err(failed)?;
+        let before = Record::load(&self.data_dir).map_err(failed)?;
+        let mut record = before.clone();
+        if said {
+            record.role = Some(role);
+        }
         if record.is_blank() {
+            // Files that were all there already as wanted are as unconfirmed as any that were written.
             record.add(Touched::of_written(engine.owned()?.iter().map(RelPathBuf::as_path)));
+        }
+        if role == Role::Backup && moved {
+            // Whether it has taken over what its master has is to be asked, whatever changed in `external`.
+            record.add(Touched::default());
+        }
+        if record != before {
             record.save(&self.data_dir).map_err(failed)?;
         }
         Ok(())
     }
 
     /// Why open designers hold the sync, if they do.
-    fn designers(
-        &self,
-        job: &Job,
-        touched: &Touched,
-        handle: &Handle,
-        report: &mut SyncReport,
-    ) -> Option<Failure> {
+    fn designers(&self, job: &Job, made: &Made, handle: &Handle, report: &mut SyncReport) -> Option<Failure> {
         let client = self.client.as_ref()?;
-        let policy = match job.profile.designer_session_policy {
-            DesignerSessionPolicy::Proceed => DesignerPolicy::Proceed,
-            DesignerSessionPolicy::Wait => DesignerPolicy::Wait,
-            DesignerSessionPolicy::Fail => DesignerPolicy::Fail,
-        };
+        let touched = touched(&made.plan);
         if touched.projects.is_empty() {
             return None;
         }
-        let (live, tree) = handle.block_on(async {
-            let designers = match client.designers().await {
-                Ok(designers) => Some(designers.live(DORMANT_AFTER)),
-                // A gateway that does not run has no designers.
-                Err(error) if is_down(&error) => Some(Vec::new()),
-                Err(_) => None,
-            };
-            let projects = client.projects_list().await.unwrap_or_default();
-            let tree: ProjectTree = projects.iter().map(|p| (p.name.as_str(), p.parent.as_str())).collect();
-            (designers, tree)
-        });
-        report.designers = live.as_ref().map(Vec::len);
-        match gate(policy, &touched.projects, &tree, live.as_deref()) {
+        let variables = variables(&job.profile, &job.facts);
+        let placed = mapped::placed(&job.profile.mappings, &variables);
+        let parents = designers::parents(&made.plan, job.source.as_ref(), &placed, &variables);
+        let editing = handle.block_on(designers::editing(client));
+        report.designers = editing.live.as_ref().map(Vec::len);
+        match designers::judge(job.profile.designer_session_policy, &touched, editing, &parents) {
             Gate::Proceed => None,
             Gate::Warn(blockers) => {
                 report.warnings.push(blockers.to_string());
@@ -268,16 +269,62 @@ impl GatewaySync {
             }),
         }
     }
+
+    /// Makes the plan for what this gateway is: alone, a master or a backup.
+    ///
+    /// That is asked only when there is something to do; what is idle asks nothing.
+    fn plan(
+        &self,
+        job: &Job,
+        handle: &Handle,
+        report: &mut SyncReport,
+        plan: impl Fn(&SyncSpec, &PlanOptions) -> Result<Plan, PlanError>,
+    ) -> Result<Made, SyncError> {
+        let known = Record::load(&self.data_dir).ok().and_then(|record| record.role);
+        let configured = Role::configured(&self.data_dir);
+        let assumed = known.or(configured).unwrap_or(Role::Owner);
+        let surroundings =
+            |role| Surroundings { tag_trees: self.tag_trees(job), backup: role == Role::Backup };
+        let mut made = |role| {
+            let spec = engine_spec(&job.profile, &job.facts, surroundings(role));
+            let plan = planned(job, report, |options| plan(&spec, options));
+            plan.map(|plan| Made { plan, spec, role, said: false })
+        };
+        let first = made(assumed);
+        let idle = first.as_ref().is_ok_and(|made| made.plan.is_empty() && !made.has_moved());
+        if idle && !job.ask_gateway {
+            return Ok(first?);
+        }
+        let said = self.client.as_ref().and_then(|client| handle.block_on(role::ask(client)));
+        // While it is down its settings are newer than its last word: they may have been written for this start.
+        let role = said.or(configured).or(known).unwrap_or(Role::Owner);
+        let made = if role == assumed { first? } else { made(role)? };
+        Ok(Made { said: said.is_some(), ..made })
+    }
+
+    /// Patterns for the tags that this gateway makes at run time.
+    fn tag_trees(&self, job: &Job) -> Vec<String> {
+        let variables = variables(&job.profile, &job.facts);
+        let placed = mapped::placed(&job.profile.mappings, &variables);
+        let found = providers::providers(&self.data_dir, job.source.as_ref(), &placed);
+        tag_tree_patterns(found.iter().map(|(name, config)| (name.as_str(), Some(config.as_slice()))))
+    }
 }
 
-/// Whether there is certainly no running gateway behind an error.
-const fn is_down(error: &GatewayError) -> bool {
-    matches!(
-        error,
-        GatewayError::Unreachable { .. }
-            | GatewayError::Starting { .. }
-            | GatewayError::NotCommissioned { .. }
-    )
+/// A plan, and what it was made from.
+struct Made {
+    plan: Plan,
+    spec: SyncSpec,
+    role: Role,
+    /// The gateway itself has said which role it has.
+    said: bool,
+}
+
+impl Made {
+    /// Whether another commit is live.
+    fn has_moved(&self) -> bool {
+        self.plan.from.as_deref() != Some(self.plan.to.as_str())
+    }
 }
 
 /// Makes a plan; one with more deletions than the guard allows only if a person has approved them.
@@ -290,7 +337,9 @@ fn planned(
     match (plan(&options), &job.approved_by) {
         (Err(PlanError::MassDeletion { deletes, digest, .. }), Some(by)) => {
             let by = if by.is_empty() { "somebody" } else { by.as_str() };
-            report.warnings.push(format!("{by} has approved that this commit deletes {deletes} files"));
+            let warning = format!("{by} has approved that this commit deletes {deletes} files");
+            report.warnings.retain(|known| *known != warning);
+            report.warnings.push(warning);
             plan(&PlanOptions { approved: Some(digest), ..options })
         }
         (plan, _) => plan,

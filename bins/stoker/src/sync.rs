@@ -154,6 +154,7 @@ impl Standalone {
             profile: self.profile.clone(),
             facts: self.facts(&commit),
             check_drift,
+            ask_gateway: !self.asked.load(Ordering::Relaxed),
             dry_run,
             approved_by: None,
         };

@@ -29,6 +29,8 @@ pub(super) struct Story {
     began: Option<Instant>,
     /// The commit that the files are at.
     files_at: Option<String>,
+    /// What is said whatever else is said.
+    note: Option<&'static str>,
 }
 
 /// What a look at the files found.
@@ -59,6 +61,7 @@ impl Story {
             rejected: false,
             began: None,
             files_at: None,
+            note: None,
         }
     }
 
@@ -117,6 +120,7 @@ impl Story {
         let wrote = changed != FilesChanged::default() && !run.profile.dry_run;
         let moved = self.files_at.replace(run.commit.clone()).as_ref() != Some(&run.commit);
         let open = standing.pending && !run.profile.dry_run;
+        self.note = standing.note;
         self.unconfirmed = open && (wrote || look.asked || standing.unverified.is_none());
         let status = &mut self.saying.status;
         status.target_commit = Some(run.commit.clone());
@@ -205,7 +209,10 @@ impl Story {
     fn synced(&mut self, run: &Run, message: &str) -> Saying {
         self.saying.status.synced_commit = Some(run.commit.clone());
         self.saying.status.synced_ref = Some(run.facts.git_ref.clone());
-        self.set(SyncStatus::Synced, None, message)
+        match self.note {
+            Some(note) => self.set(SyncStatus::Synced, None, &format!("{message}; {note}")),
+            None => self.set(SyncStatus::Synced, None, message),
+        }
     }
 
     fn set(&mut self, status: SyncStatus, reason: Option<&str>, message: &str) -> Saying {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use stoker_core::STATE_DIRECTORY;
 use stoker_ignition::rules::Touched;
 
+use super::role::Role;
+
 const FILE: &str = "gateway.json";
 
 /// What is known of the gateway, as far as the files of one data directory are concerned.
@@ -27,6 +29,9 @@ pub(super) struct Record {
     /// When the gateway last confirmed something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) confirmed: Option<Timestamp>,
+    /// Which role it last said that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) role: Option<Role>,
 }
 
 impl Record {

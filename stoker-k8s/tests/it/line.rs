@@ -136,6 +136,8 @@ pub(crate) struct Line {
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     said: watch::Receiver<Saying>,
     pub(crate) start: watch::Receiver<Start>,
+    /// Where the agent looks for the gateway, when that is elsewhere.
+    pub(crate) url: Option<String>,
 }
 
 impl Line {
@@ -160,6 +162,7 @@ impl Line {
             running: None,
             said: watch::channel(Saying::default()).1,
             start: watch::channel(Start::Wait("")).1,
+            url: None,
         }
     }
 
@@ -179,7 +182,7 @@ impl Line {
     pub(crate) async fn agent(&mut self) {
         self.stop().await;
         let path = |name: &str| self.folder.path().join(name);
-        let url = self.gateway.url().parse().unwrap();
+        let url = self.url.clone().unwrap_or_else(|| self.gateway.url()).parse().unwrap();
         let options = GatewayOptions::new(url).api_key(ApiKeySource::file(path("key")));
         let (said, saying) = watch::channel(Saying::default());
         let (start, starting) = watch::channel(Start::Wait("the agent has just started"));

@@ -10,11 +10,14 @@ mod cluster;
 mod controller;
 mod crds;
 mod deliveries;
+mod designers;
 mod helm;
 mod injection;
 mod line;
+mod pair;
 mod replicas;
 mod reports;
+mod tags;
 
 /// No test file is forgotten.
 #[test]
