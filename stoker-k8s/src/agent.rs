@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use stoker_core::Source;
 use tokio::sync::watch;
 
+use crate::annotations::{APPROVED_BY, APPROVED_COMMIT};
 use crate::api::OnTimeout;
 use crate::gateway_sync::{Confirmation, Failure, GatewaySync, Job, Outcome, SyncReport};
 use crate::inject::podinfo;
@@ -27,6 +28,7 @@ use crate::inject::podinfo;
 mod backoff;
 pub mod connect;
 pub mod health;
+pub mod measure;
 pub mod report;
 pub mod start;
 mod status;
@@ -34,9 +36,10 @@ pub mod target;
 pub mod watch_metadata;
 
 use backoff::Backoff;
+use measure::Counted;
 use report::Saying;
 use start::{Start, StartFacts, may_start};
-use status::Story;
+use status::{Look, Story};
 use target::{PodInfo, Run, Target, target};
 use watch_metadata::Known;
 
@@ -49,8 +52,27 @@ const CONFIRM_BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Durat
 /// How often open designers are asked for while they hold a sync.
 const DESIGNER_PERIOD: Duration = Duration::from_secs(5);
 
-/// A tree, or why there is none.
-pub type Fetched = Result<Box<dyn Source + Send>, Failure>;
+/// A commit that can be read.
+pub struct Tree {
+    /// Its files.
+    pub source: Box<dyn Source + Send>,
+    /// Where it came from.
+    pub how: Obtained,
+}
+
+/// Where a commit came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obtained {
+    /// The git server; nothing of the repository was here, or it was of no use.
+    Cloned,
+    /// The git server, on top of what was here.
+    Fetched,
+    /// It was here already.
+    Present,
+}
+
+/// A commit, or why there is none.
+pub type Fetched = Result<Tree, Failure>;
 
 /// Where commits come from.
 pub trait Fetch: Send + Sync {
@@ -127,6 +149,7 @@ struct State {
     drift_due: Instant,
     /// Since when designers hold the sync.
     designers_since: Option<Instant>,
+    counted: Counted,
 }
 
 impl Agent {
@@ -145,6 +168,7 @@ impl Agent {
             confirm: Backoff::new(CONFIRM_BACKOFF),
             drift_due: now,
             designers_since: None,
+            counted: Counted::default(),
         };
         let synced_before = self.locate.locate(&Known::default()).is_ok_and(|g| g.live_commit().is_some());
         let mut story = Story::new();
@@ -238,7 +262,7 @@ impl Agent {
         if state.failed.as_ref().is_some_and(|failed| *failed != run) {
             state.sync.reset();
         }
-        if due && state.sync.is_due(now) {
+        if due && state.sync.is_due(Instant::now()) {
             self.files(known, &run, &trigger, check_drift, state, story).await;
         }
         let files_right = state.done.as_ref().is_some_and(|(done, _)| *done == run);
@@ -265,6 +289,7 @@ impl Agent {
         story: &mut Story,
     ) {
         let began = Instant::now();
+        let asked = state.done.as_ref().is_none_or(|(_, answered)| answered != trigger);
         if state.done.as_ref().is_none_or(|(done, _)| done.commit != run.commit) {
             self.say(story.syncing(run));
         }
@@ -278,21 +303,24 @@ impl Agent {
             () = self.superseded(run) => return,
         };
         let fetched = began.elapsed();
-        let source = match source {
-            Ok(source) => source,
+        let tree = match source {
+            Ok(tree) => tree,
             Err(failure) => return self.failed(failure, run, state, story),
         };
+        Counted::obtained(tree.how, fetched);
         let job = Job {
-            source,
+            source: tree.source,
             profile: run.profile.clone(),
             facts: run.facts.clone(),
             check_drift,
+            ask_gateway: asked,
             dry_run: run.profile.dry_run,
-            approved: None,
+            approved_by: run.approved_by.clone(),
         };
         let mut report = gateway.files(job).await;
         report.duration_ms.fetch = u64::try_from(fetched.as_millis()).unwrap_or(u64::MAX);
         report.warnings.extend(run.warnings.iter().cloned());
+        Counted::designers(&report);
         match report.outcome {
             Outcome::Failed | Outcome::Held => self.stopped(report, run, state, story),
             _ => {
@@ -303,13 +331,20 @@ impl Agent {
                 state.drift_due = Instant::now()
                     + Duration::from_secs(u64::from(run.profile.sync_period)).max(Duration::from_secs(5));
                 state.done = Some((run.clone(), trigger.to_owned()));
-                self.say(story.files(&report, run, trigger, gateway.is_pending()));
+                let standing = gateway.standing();
+                let look = Look { report: &report, run, trigger, standing, asked, began };
+                let moved = story.files_at() != Some(&run.commit);
+                let saying = story.files(&look);
+                if !run.profile.dry_run {
+                    state.counted.files(&report, moved, story.is_unconfirmed());
+                }
+                self.say(saying);
             }
         }
     }
 
     fn stopped(&self, report: SyncReport, run: &Run, state: &mut State, story: &mut Story) {
-        let failure = report.error.clone().unwrap_or(Failure {
+        let mut failure = report.error.clone().unwrap_or(Failure {
             category: "InternalError".to_owned(),
             message: "the sync ended without a reason".to_owned(),
             path: None,
@@ -323,12 +358,22 @@ impl Agent {
             state.failed = Some(run.clone());
             state.sync.at(Instant::now() + DESIGNER_PERIOD);
             if patient {
+                state.counted.held();
                 return self.say(story.held("designer", &failure.message, Some(&run.commit)));
             }
+            state.counted.failed();
             return self.say(story.failed(&failure, Some(&run.commit)));
         }
         story.remember(&report);
+        if failure.category == "MassDeletionBlocked" {
+            failure.message.push_str(&format!(
+                "; if that is meant, approve this commit, kubectl annotate stoker {} --overwrite {APPROVED_COMMIT}={} \
+                 {APPROVED_BY}=YOU, or raise spec.deployment.maxDeletes",
+                self.identity.cr, run.commit
+            ));
+        }
         if report.outcome == Outcome::Held {
+            state.counted.held();
             state.failing = true;
             state.failed = Some(run.clone());
             state.sync.again();
@@ -339,6 +384,7 @@ impl Agent {
 
     fn failed(&self, failure: Failure, run: &Run, state: &mut State, story: &mut Story) {
         tracing::warn!(category = failure.category, commit = run.commit, "{}", failure.message);
+        state.counted.failed();
         state.failing = true;
         state.failed = Some(run.clone());
         state.sync.again();
@@ -374,6 +420,7 @@ impl Agent {
             }
             _ => state.confirm.reset(),
         }
+        state.counted.confirmed(&confirmation, story.since_began());
         self.say(story.confirmed(&confirmation, run));
     }
 

@@ -42,6 +42,11 @@ pub const REQUESTED_REF: &str = "stoker.io/requested-ref";
 /// `Stoker`: who asked, like `github/72d3162e-cc78-11e3-81ab-4c9367dc0958` (source, then delivery id).
 pub const REQUESTED_BY: &str = "stoker.io/requested-by";
 
+/// `Stoker`: the commit, in full, whose deletions a person has approved although they are more than the guard allows.
+pub const APPROVED_COMMIT: &str = "stoker.io/approved-commit";
+/// `Stoker`: who that person is.
+pub const APPROVED_BY: &str = "stoker.io/approved-by";
+
 /// Label of every object that Stoker writes.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Its value.

@@ -37,8 +37,8 @@ pub use profile::{
 };
 pub use scalar::{ByteSize, Period, ScalarError};
 pub use status::{
-    FilesChanged, GatewayEntry, HistoryEntry, MAX_HISTORY, MAX_LISTED_GATEWAYS, RefResolution, RequestedRef,
-    StokerStatus, SyncStatus,
+    FilesChanged, GatewayEntry, HistoryEntry, LastDelivery, MAX_HISTORY, MAX_LISTED_GATEWAYS, RefResolution,
+    RequestedRef, StokerStatus, SyncStatus,
 };
 pub use stoker::{
     AgentImage, AgentResources, AgentSpec, ApiKeyRef, DeploymentSpec, GatewaySpec, IgnitionSpec, MaxDeletes,

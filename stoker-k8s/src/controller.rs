@@ -245,10 +245,20 @@ async fn stopped(mut stop: channel::Receiver<bool>) {
 fn stokers_of_pod(caches: &Caches, pod: &GatewayPod) -> Vec<ObjectRef<Stoker>> {
     let namespace = pod.namespace().unwrap_or_default();
     let there = watch::within(&caches.stokers, &namespace);
+    let belongs = |name: &str| dereference::belongs(pod, name, there.len() == 1);
+    let names: Vec<String> = there.iter().map(|stoker| stoker.name_any()).collect();
+    // Whose status ConfigMap has the same name is concerned, too: it is free when this pod is gone.
+    let maps: Vec<String> = names
+        .iter()
+        .filter(|name| belongs(name))
+        .map(|name| crate::names::status(name, &pod.name_any()))
+        .collect();
+    let shares = |name: &str| maps.iter().any(|map| crate::names::may_be_status(map, name));
     there
         .iter()
-        .filter(|stoker| dereference::belongs(pod, &stoker.name_any(), there.len() == 1))
-        .map(|stoker| ObjectRef::from_obj(stoker.as_ref()))
+        .zip(&names)
+        .filter(|(_, name)| belongs(name) || shares(name))
+        .map(|(stoker, _)| ObjectRef::from_obj(stoker.as_ref()))
         .collect()
 }
 
@@ -256,7 +266,11 @@ fn stokers_of_label(caches: &Caches, map: &StatusMap) -> Vec<ObjectRef<Stoker>> 
     let Some(label) = map.labels().get(crate::annotations::CR_NAME) else { return Vec::new() };
     watch::within(&caches.stokers, &map.namespace().unwrap_or_default())
         .iter()
-        .filter(|stoker| crate::names::label_value(&stoker.name_any()) == *label)
+        .filter(|stoker| {
+            let name = stoker.name_any();
+            // Whoever waits for the same name wants to know when it is free.
+            crate::names::label_value(&name) == *label || crate::names::may_be_status(&map.name_any(), &name)
+        })
         .map(|stoker| ObjectRef::from_obj(stoker.as_ref()))
         .collect()
 }

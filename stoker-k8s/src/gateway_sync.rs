@@ -16,27 +16,30 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use stoker_core::{
-    Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions, Source,
+    Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions,
+    RelPathBuf, Source, SyncSpec,
 };
-use stoker_ignition::client::{GatewayClient, GatewayError};
-use stoker_ignition::confirm::{
-    BlockingLock, ConfirmOptions, LockOptions, LockOutcome, ScanOutcome, Verdict, Work, confirm,
-};
-use stoker_ignition::rules::{DesignerPolicy, Gate, ProjectTree, Touched, gate};
+use stoker_ignition::client::GatewayClient;
+use stoker_ignition::confirm::{BlockingLock, LockOptions, LockOutcome};
+use stoker_ignition::rules::{Gate, Touched, tag_tree_patterns};
 use tokio::runtime::Handle;
 
-use crate::api::DesignerSessionPolicy;
-use crate::compile::{CompiledProfile, GatewayFacts};
+use crate::compile::{CompiledProfile, GatewayFacts, variables};
+use record::Record;
 
-mod pending;
+mod confirm;
+mod designers;
+mod mapped;
+mod providers;
+mod record;
 mod report;
+mod role;
 mod spec;
 
+pub use confirm::{Confirmation, Standing};
 pub use report::{Change, Durations, Failure, Outcome, Scan, SyncReport};
-pub use spec::{IgnitionRules, engine_spec};
-
-/// A designer that was silent for this long does not count.
-const DORMANT_AFTER: Duration = Duration::from_secs(120);
+pub use role::Role;
+pub use spec::{IgnitionRules, Surroundings, engine_spec};
 
 /// The data directory of a gateway, and the gateway.
 #[derive(Debug, Clone)]
@@ -55,10 +58,12 @@ pub struct Job {
     pub facts: GatewayFacts,
     /// Look for drift even when neither the tree nor the profile changed.
     pub check_drift: bool,
+    /// Ask the gateway for its role even when nothing is to do.
+    pub ask_gateway: bool,
     /// Write nothing.
     pub dry_run: bool,
-    /// The digest of a plan whose deletions were approved.
-    pub approved: Option<String>,
+    /// Who has approved that this commit deletes more than the guard allows; empty when that is not known.
+    pub approved_by: Option<String>,
 }
 
 impl std::fmt::Debug for Job {
@@ -100,6 +105,18 @@ impl Fault for SyncError {
 }
 
 impl SyncError {
+    /// The error for people. How to let the guard pass depends on where this runs: the caller says it.
+    fn words(&self) -> String {
+        match self {
+            Self::Plan(PlanError::MassDeletion { deletes, owned, guard, .. }) => format!(
+                "this commit deletes {deletes} of the {owned} files that Stoker wrote here, and at most {} files or {} \
+                 percent are deleted at once",
+                guard.count, guard.percent
+            ),
+            other => stoker_core::chain(other),
+        }
+    }
+
     fn path(&self) -> Option<&stoker_core::RelPathBuf> {
         match self {
             Self::Plan(error) => error.path(),
@@ -128,12 +145,6 @@ impl GatewaySync {
         Engine::open(&self.data_dir).ok()?.head().ok()?.map(|head| head.revision)
     }
 
-    /// Whether the gateway still has to confirm what is live.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        pending::load(&self.data_dir).is_ok_and(|p| p.is_some())
-    }
-
     /// Brings the files to the job's commit. The report says how; the gateway is not asked to load anything yet.
     pub async fn files(&self, job: Job) -> SyncReport {
         let this = self.clone();
@@ -157,7 +168,7 @@ impl GatewaySync {
             Err(error) => {
                 let held = matches!(&error, SyncError::Plan(e) if e.is_held());
                 let outcome = if held { Outcome::Held } else { Outcome::Failed };
-                let failure = Failure::of(&error).at(error.path());
+                let failure = Failure { message: error.words(), ..Failure::of(&error) }.at(error.path());
                 report.ended(outcome, failure)
             }
         }
@@ -165,16 +176,15 @@ impl GatewaySync {
 
     fn run(&self, job: &Job, handle: &Handle, report: &mut SyncReport) -> Result<(), SyncError> {
         let engine = Engine::open(&self.data_dir)?.with_rules(IgnitionRules);
-        let spec = engine_spec(&job.profile, &job.facts);
-        let options = PlanOptions { check_drift: job.check_drift, approved: job.approved.clone() };
         let (source, commit) = (job.source.as_ref(), job.facts.commit.as_str());
         let began = Instant::now();
         if job.dry_run {
-            let plan = engine.preview(source, commit, &spec, &options);
+            let made =
+                self.plan(job, handle, report, |spec, options| engine.preview(source, commit, spec, options));
             report.duration_ms.plan = millis(began.elapsed());
-            let plan = plan?;
-            report.take(&plan);
-            report.projects = touched(&plan).projects.into_iter().collect();
+            let made = made?;
+            report.take(&made.plan);
+            report.projects = touched(&made.plan).projects.into_iter().collect();
             report.outcome = Outcome::DryRun;
             return Ok(());
         }
@@ -182,14 +192,17 @@ impl GatewaySync {
         if let Some(transaction) = session.recovered() {
             report.warnings.push(format!("completed transaction {transaction}, which was interrupted"));
         }
-        let plan = session.plan(source, commit, &spec, &options);
+        let made =
+            self.plan(job, handle, report, |spec, options| session.plan(source, commit, spec, options));
         report.duration_ms.plan = millis(began.elapsed());
-        let plan = plan?;
-        report.take(&plan);
-        let touched = touched(&plan);
-        report.projects = touched.projects.iter().cloned().collect();
-        if !plan.is_empty()
-            && let Some(hold) = self.designers(job, &touched, handle, report)
+        let made = made?;
+        report.take(&made.plan);
+        report.projects = touched(&made.plan).projects.into_iter().collect();
+        if made.role == Role::Backup {
+            report.warnings.push(role::BACKUP_NOTE.to_owned());
+        }
+        if !made.plan.is_empty()
+            && let Some(hold) = self.designers(job, &made, handle, report)
         {
             report.outcome = Outcome::Held;
             report.error = Some(hold);
@@ -197,43 +210,53 @@ impl GatewaySync {
         }
         let began = Instant::now();
         let mut observer = Transition { sync: self, handle };
-        let applied = session.apply(plan, source, &spec, &mut observer);
+        let (moved, role) = (made.has_moved(), (made.role, made.said));
+        let applied = session.apply(made.plan, source, &made.spec, &mut observer);
         report.duration_ms.apply = millis(began.elapsed());
         let Applied { transaction, counts, .. } = applied?;
         report.files = counts;
         report.outcome = if transaction.is_some() { Outcome::Applied } else { Outcome::InSync };
+        self.note(&engine, role, moved)
+    }
+
+    /// Writes down what is known of the gateway now, and what it is still to be asked.
+    fn note(&self, engine: &Engine, (role, said): (Role, bool), moved: bool) -> Result<(), SyncError> {
+        if self.client.is_none() {
+            return Ok(());
+        }
+        let failed = |source| OpenError::State { path: self.data_dir.clone(), source };
+        let before = Record::load(&self.data_dir).map_err(failed)?;
+        let mut record = before.clone();
+        if said {
+            record.role = Some(role);
+        }
+        if record.is_blank() {
+            // Files that were all there already as wanted are as unconfirmed as any that were written.
+            record.add(Touched::of_written(engine.owned()?.iter().map(RelPathBuf::as_path)));
+        }
+        if role == Role::Backup && moved {
+            // Whether it has taken over what its master has is to be asked, whatever changed in `external`.
+            record.add(Touched::default());
+        }
+        if record != before {
+            record.save(&self.data_dir).map_err(failed)?;
+        }
         Ok(())
     }
 
     /// Why open designers hold the sync, if they do.
-    fn designers(
-        &self,
-        job: &Job,
-        touched: &Touched,
-        handle: &Handle,
-        report: &mut SyncReport,
-    ) -> Option<Failure> {
+    fn designers(&self, job: &Job, made: &Made, handle: &Handle, report: &mut SyncReport) -> Option<Failure> {
         let client = self.client.as_ref()?;
-        let policy = match job.profile.designer_session_policy {
-            DesignerSessionPolicy::Proceed => DesignerPolicy::Proceed,
-            DesignerSessionPolicy::Wait => DesignerPolicy::Wait,
-            DesignerSessionPolicy::Fail => DesignerPolicy::Fail,
-        };
+        let touched = touched(&made.plan);
         if touched.projects.is_empty() {
             return None;
         }
-        let (live, tree) = handle.block_on(async {
-            let designers = match client.designers().await {
-                Ok(designers) => Some(designers.live(DORMANT_AFTER)),
-                // A gateway that does not run has no designers.
-                Err(error) if is_down(&error) => Some(Vec::new()),
-                Err(_) => None,
-            };
-            let projects = client.projects_list().await.unwrap_or_default();
-            let tree: ProjectTree = projects.iter().map(|p| (p.name.as_str(), p.parent.as_str())).collect();
-            (designers, tree)
-        });
-        match gate(policy, &touched.projects, &tree, live.as_deref()) {
+        let variables = variables(&job.profile, &job.facts);
+        let placed = mapped::placed(&job.profile.mappings, &variables);
+        let parents = designers::parents(&made.plan, job.source.as_ref(), &placed, &variables);
+        let editing = handle.block_on(designers::editing(client));
+        report.designers = editing.live.as_ref().map(Vec::len);
+        match designers::judge(job.profile.designer_session_policy, &touched, editing, &parents) {
             Gate::Proceed => None,
             Gate::Warn(blockers) => {
                 report.warnings.push(blockers.to_string());
@@ -246,16 +269,81 @@ impl GatewaySync {
             }),
         }
     }
+
+    /// Makes the plan for what this gateway is: alone, a master or a backup.
+    ///
+    /// That is asked only when there is something to do; what is idle asks nothing.
+    fn plan(
+        &self,
+        job: &Job,
+        handle: &Handle,
+        report: &mut SyncReport,
+        plan: impl Fn(&SyncSpec, &PlanOptions) -> Result<Plan, PlanError>,
+    ) -> Result<Made, SyncError> {
+        let known = Record::load(&self.data_dir).ok().and_then(|record| record.role);
+        let configured = Role::configured(&self.data_dir);
+        let assumed = known.or(configured).unwrap_or(Role::Owner);
+        let surroundings =
+            |role| Surroundings { tag_trees: self.tag_trees(job), backup: role == Role::Backup };
+        let mut made = |role| {
+            let spec = engine_spec(&job.profile, &job.facts, surroundings(role));
+            let plan = planned(job, report, |options| plan(&spec, options));
+            plan.map(|plan| Made { plan, spec, role, said: false })
+        };
+        let first = made(assumed);
+        let idle = first.as_ref().is_ok_and(|made| made.plan.is_empty() && !made.has_moved());
+        if idle && !job.ask_gateway {
+            return Ok(first?);
+        }
+        let said = self.client.as_ref().and_then(|client| handle.block_on(role::ask(client)));
+        // While it is down its settings are newer than its last word: they may have been written for this start.
+        let role = said.or(configured).or(known).unwrap_or(Role::Owner);
+        let made = if role == assumed { first? } else { made(role)? };
+        Ok(Made { said: said.is_some(), ..made })
+    }
+
+    /// Patterns for the tags that this gateway makes at run time.
+    fn tag_trees(&self, job: &Job) -> Vec<String> {
+        let variables = variables(&job.profile, &job.facts);
+        let placed = mapped::placed(&job.profile.mappings, &variables);
+        let found = providers::providers(&self.data_dir, job.source.as_ref(), &placed);
+        tag_tree_patterns(found.iter().map(|(name, config)| (name.as_str(), Some(config.as_slice()))))
+    }
 }
 
-/// Whether there is certainly no running gateway behind an error.
-const fn is_down(error: &GatewayError) -> bool {
-    matches!(
-        error,
-        GatewayError::Unreachable { .. }
-            | GatewayError::Starting { .. }
-            | GatewayError::NotCommissioned { .. }
-    )
+/// A plan, and what it was made from.
+struct Made {
+    plan: Plan,
+    spec: SyncSpec,
+    role: Role,
+    /// The gateway itself has said which role it has.
+    said: bool,
+}
+
+impl Made {
+    /// Whether another commit is live.
+    fn has_moved(&self) -> bool {
+        self.plan.from.as_deref() != Some(self.plan.to.as_str())
+    }
+}
+
+/// Makes a plan; one with more deletions than the guard allows only if a person has approved them.
+fn planned(
+    job: &Job,
+    report: &mut SyncReport,
+    plan: impl Fn(&PlanOptions) -> Result<Plan, PlanError>,
+) -> Result<Plan, PlanError> {
+    let options = PlanOptions { check_drift: job.check_drift, approved: None };
+    match (plan(&options), &job.approved_by) {
+        (Err(PlanError::MassDeletion { deletes, digest, .. }), Some(by)) => {
+            let by = if by.is_empty() { "somebody" } else { by.as_str() };
+            let warning = format!("{by} has approved that this commit deletes {deletes} files");
+            report.warnings.retain(|known| *known != warning);
+            report.warnings.push(warning);
+            plan(&PlanOptions { approved: Some(digest), ..options })
+        }
+        (plan, _) => plan,
+    }
 }
 
 /// What a plan would touch.
@@ -291,7 +379,9 @@ impl Observer for Transition<'_> {
         changes.deleted().for_each(|path| touched.deleted(path));
         let need = touched.need();
         // Written down first: a record without a transaction costs one needless scan, the reverse would lose one.
-        pending::add(&self.sync.data_dir, touched)?;
+        let mut record = Record::load(&self.sync.data_dir)?;
+        record.add(touched);
+        record.save(&self.sync.data_dir)?;
         if let Some(client) = &self.sync.client {
             let lock = BlockingLock::new(client.clone(), self.handle.clone(), LockOptions::default());
             match lock.lock(need) {
@@ -307,72 +397,4 @@ impl Observer for Transition<'_> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What the gateway says about the files that went live.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Confirmation {
-    /// It loaded them.
-    Confirmed {
-        /// What it was asked to load.
-        scans: Vec<Scan>,
-        /// What a person should know; mostly empty.
-        note: String,
-    },
-    /// It was asked to load them, and cannot tell whether it did: an old version, or a key that may not ask.
-    Unverified {
-        /// Why.
-        note: String,
-    },
-    /// It loaded them and found something wrong, or says that something is missing.
-    Rejected(Failure),
-    /// It is starting, not commissioned, does not know the key yet or is busy: ask again.
-    Waiting(Failure),
-}
-
-impl GatewaySync {
-    /// Has the gateway load what is pending, and asks whether it did. One attempt.
-    pub async fn confirm(&self) -> Confirmation {
-        let unreadable = |error: std::io::Error| {
-            let message = format!("cannot read what the gateway has to load: {error}");
-            Confirmation::Waiting(Failure { category: "StateUnavailable".to_owned(), message, path: None })
-        };
-        let touched = match pending::load(&self.data_dir) {
-            Ok(Some(touched)) => touched,
-            Ok(None) => return Confirmation::Confirmed { scans: Vec::new(), note: String::new() },
-            Err(error) => return unreadable(error),
-        };
-        let Some(client) = &self.client else {
-            return Confirmation::Unverified { note: "there is no gateway to ask".to_owned() };
-        };
-        let work = Work::of(touched);
-        let answer = match confirm(client, &work, &ConfirmOptions::default()).await {
-            Ok(answer) => answer,
-            Err(not_ready) => return Confirmation::Waiting(Failure::of(&not_ready)),
-        };
-        let summary = answer.summary();
-        let failure =
-            |category: &str| Failure { category: category.to_owned(), message: summary.clone(), path: None };
-        let confirmation = match answer.verdict() {
-            Verdict::Unconfirmed => return Confirmation::Waiting(failure("ScanUnconfirmed")),
-            // Stays pending: it is asked again at the next look, and must not count as loaded meanwhile.
-            Verdict::Rejected => return Confirmation::Rejected(failure("GatewayRejected")),
-            Verdict::Unverified => Confirmation::Unverified { note: summary },
-            Verdict::Confirmed => Confirmation::Confirmed { scans: scans(&answer), note: summary },
-        };
-        match pending::clear(&self.data_dir) {
-            Ok(()) => confirmation,
-            Err(error) => unreadable(error),
-        }
-    }
-}
-
-fn scans(answer: &stoker_ignition::confirm::Confirmation) -> Vec<Scan> {
-    let done = answer.scans.iter().filter(|s| !matches!(s.outcome, ScanOutcome::Skipped(_)));
-    done.map(|scan| Scan {
-        kind: scan.kind.to_string(),
-        outcome: scan.outcome.as_str().to_owned(),
-        duration_ms: millis(scan.duration),
-    })
-    .collect()
 }

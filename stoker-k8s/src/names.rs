@@ -15,9 +15,20 @@ pub fn metadata(cr: &str) -> String {
 }
 
 /// Name of the ConfigMap in which the agent of `pod` reports.
+///
+/// Not unique: `a` with `b-c` gives the same as `a-b` with `c`. So nothing is read from the name alone; the label, the
+/// owner and the report itself say whose it is.
 #[must_use]
 pub fn status(cr: &str, pod: &str) -> String {
     shorten(&format!("stoker-status-{cr}-{pod}"), MAX_NAME)
+}
+
+/// Whether a pod of `cr` may report in the ConfigMap `map`, as far as its name tells.
+#[must_use]
+pub fn may_be_status(map: &str, cr: &str) -> bool {
+    map.strip_prefix("stoker-status-")
+        .and_then(|rest| rest.strip_prefix(cr))
+        .is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// Name of the Role and RoleBinding of the agents of `cr`.
@@ -57,6 +68,14 @@ mod tests {
         assert_eq!(status("my-sync", "gw-0"), "stoker-status-my-sync-gw-0");
         assert_eq!(agent_role("my-sync"), "stoker-agent-my-sync");
         assert_eq!(label_value("my-sync"), "my-sync");
+    }
+
+    #[test]
+    fn a_shared_name_concerns_both_who_share_it() {
+        let shared = status("a", "b-c");
+        assert_eq!(shared, status("a-b", "c"));
+        assert!(may_be_status(&shared, "a") && may_be_status(&shared, "a-b"));
+        assert!(!may_be_status(&shared, "a-b-c") && !may_be_status(&shared, "b"));
     }
 
     #[test]

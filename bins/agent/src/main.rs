@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use stoker_git::{Cache, ChildCommand, Git, Limits};
 use stoker_k8s::agent::connect::{MountedGit, PodGateway};
 use stoker_k8s::agent::health::{self, Pulse};
+use stoker_k8s::agent::measure;
 use stoker_k8s::agent::report::{self, Saying};
 use stoker_k8s::agent::start::Start;
 use stoker_k8s::agent::target::PodInfo;
@@ -95,7 +96,8 @@ async fn run(arguments: Arguments) -> Result<()> {
         .with_context(|| {
             format!("--on-startup-timeout {}: write UseLastGood or Block", arguments.on_startup_timeout)
         })?;
-    let metrics = PrometheusBuilder::new().install_recorder()?;
+    let metrics = PrometheusBuilder::new().set_buckets(&measure::BUCKETS)?.install_recorder()?;
+    measure::describe_metrics();
     let (start, starting) = watch::channel(Start::Wait("the agent has just started"));
     let pulse = Pulse::default();
     serve_health(arguments.health_port, starting, pulse.clone(), metrics).await?;
@@ -109,8 +111,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let following =
         tokio::spawn(watch_metadata::follow(api.clone(), names::metadata(&arguments.cr), known_sender));
     let (said, saying) = watch::channel(Saying::default());
-    let name = names::status(&arguments.cr, &arguments.pod);
-    let reporting = tokio::spawn(report::report(api, name, saying));
+    let reporting = tokio::spawn(report::report(api, arguments.cr.clone(), arguments.pod.clone(), saying));
 
     // Half of the volume: the kubelet evicts the whole pod when its limit is passed.
     let mut limits = Limits::default();

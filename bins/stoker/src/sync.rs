@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -29,7 +30,7 @@ pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
     }
     let interval = one.config.git.interval.map_or(Duration::from_secs(60), |p| p.0);
     let period = Duration::from_secs(u64::from(one.profile.sync_period));
-    let mut stop = std::pin::pin!(stop_requested());
+    let mut stop = std::pin::pin!(stop_requested()?);
     let (mut last, mut drift_due) = (String::new(), Instant::now());
     loop {
         let drift = Instant::now() >= drift_due;
@@ -60,6 +61,8 @@ pub(crate) struct Standalone {
     gateway: GatewaySync,
     has_gateway: bool,
     confirm_patience: Duration,
+    /// This process has asked the gateway already: what it cannot tell it is not asked again without a change.
+    asked: AtomicBool,
 }
 
 impl Standalone {
@@ -104,6 +107,7 @@ impl Standalone {
             remote: Remote { url, credentials: Arc::new(files) },
             cache: Cache::new(cache),
             has_gateway: client.is_some(),
+            asked: AtomicBool::new(false),
             gateway: GatewaySync::new(config.data_dir.clone(), client),
             profile,
             config,
@@ -115,6 +119,15 @@ impl Standalone {
     pub(crate) async fn sync(&self, dry_run: bool, check_drift: bool) -> SyncReport {
         let began = Instant::now();
         let git_ref = &self.config.git.r#ref;
+        let dry_run = dry_run || self.profile.dry_run;
+        // A pause forbids writing, not looking.
+        if self.profile.paused && !dry_run {
+            let message = "profile.paused is true in the configuration: nothing is written until it is false"
+                .to_owned();
+            let failure =
+                Failure { category: "Paused".to_owned(), message, path: Some("profile.paused".to_owned()) };
+            return SyncReport::new("", git_ref).ended(Outcome::Held, failure);
+        }
         let failed = |commit: &str, error: &GitError| {
             SyncReport::new(commit, git_ref).ended(Outcome::Failed, Failure::of(error))
         };
@@ -144,10 +157,16 @@ impl Standalone {
             profile: self.profile.clone(),
             facts: self.facts(&commit),
             check_drift,
-            dry_run: dry_run || self.profile.dry_run,
-            approved: None,
+            ask_gateway: !self.asked.load(Ordering::Relaxed),
+            dry_run,
+            approved_by: None,
         };
         let mut report = self.gateway.files(job).await;
+        if let Some(error) = report.error.as_mut().filter(|e| e.category == "MassDeletionBlocked") {
+            error
+                .message
+                .push_str("; if that is meant, raise maxDeletes in the configuration file for this commit");
+        }
         report.warnings.extend(resolution.warnings.iter().map(ToString::to_string));
         report.duration_ms.resolve = millis(resolved);
         report.duration_ms.fetch = millis(got - resolved);
@@ -170,8 +189,14 @@ impl Standalone {
     }
 
     async fn confirm(&self, report: &mut SyncReport) {
-        if !self.gateway.is_pending() {
-            return;
+        let standing = self.gateway.standing();
+        let asked = self.asked.swap(true, Ordering::Relaxed);
+        match standing.unverified {
+            _ if !standing.pending => return,
+            Some(note) if asked && report.outcome == Outcome::InSync => {
+                return report.warnings.push(format!("unverified: {note}"));
+            }
+            _ => {}
         }
         let began = Instant::now();
         let confirmation = loop {
@@ -184,16 +209,22 @@ impl Standalone {
         };
         report.duration_ms.scan = millis(began.elapsed());
         match confirmation {
-            Confirmation::Confirmed { scans, note } => {
+            Confirmation::Confirmed { scans, note, .. } => {
                 report.outcome = Outcome::Applied;
                 report.scans = scans;
                 report.warnings.extend(Some(note).filter(|n| !n.is_empty()));
             }
-            Confirmation::Unverified { note } => {
+            Confirmation::Unverified { scans, note } => {
                 report.outcome = Outcome::Applied;
+                report.scans = scans;
                 report.warnings.push(format!("unverified: {note}"));
             }
-            Confirmation::Waiting(failure) | Confirmation::Rejected(failure) => {
+            Confirmation::Rejected { scans, failure } => {
+                report.outcome = Outcome::Unconfirmed;
+                report.scans = scans;
+                report.error = Some(failure);
+            }
+            Confirmation::Waiting(failure) => {
                 report.outcome = Outcome::Unconfirmed;
                 report.error = Some(failure);
             }
@@ -265,16 +296,15 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn stop_requested() {
+/// Listens from now on, not only when somebody waits.
+fn stop_requested() -> Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let wait = async |kind| match signal(kind) {
-        Ok(mut signal) => {
-            signal.recv().await;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::interrupt()) => {}
-    }
+    })
 }

@@ -105,7 +105,7 @@ pub(super) async fn verify(
 ) -> Result<Verification, GatewayError> {
     let mut v = Verification::default();
     v.gateway = v.take("gateway", client.gateway_info().await)?;
-    if work.need.projects && !work.projects.is_empty() {
+    if !work.projects.is_empty() {
         let listed = client.projects_list().await;
         if let Some(listed) = v.take("projects", listed)? {
             let missing = work.projects.iter().any(|p| !listed.iter().any(|l| l.name == *p));

@@ -84,6 +84,8 @@ pub struct Behaviour {
     pub role: String,
     /// The data directory of the master that this node, a backup, takes over from.
     pub replicate_from: Option<PathBuf>,
+    /// Whether the other node of the pair is connected.
+    pub peer_connected: bool,
     /// Fault at start unless this user owns the data directory's resources.
     pub owner: Option<u32>,
     /// Whether `GET designers` answers 500.
@@ -118,6 +120,7 @@ impl Default for Behaviour {
             churn: None,
             role: "Independent".to_owned(),
             replicate_from: None,
+            peer_connected: true,
             owner: None,
             designers_error: false,
             control: true,
@@ -169,6 +172,7 @@ pub const SWITCHES: &[Switch] = &[
         "off|DIR",
         "a backup: take over projects, core and modes from the master's directory",
     ),
+    switch("peer", "connected|gone", "whether the other node of a pair is connected"),
     switch("owner", "off|UID", "fault at start unless this user owns the resources"),
     switch("designers", "on|error", "error: GET designers answers 500"),
     switch("control", "on|off", "the /fake/... routes"),
@@ -267,6 +271,7 @@ impl Behaviour {
             "replicate-from" => {
                 self.replicate_from = if value == "off" { None } else { Some(text(value)?.into()) };
             }
+            "peer" => self.peer_connected = either(value, "connected", true, "gone", false)?,
             "owner" => self.owner = if value == "off" { None } else { Some(value.parse().ok()?) },
             "designers" => self.designers_error = either(value, "on", false, "error", true)?,
             "control" => self.control = on_off(value)?,

@@ -95,7 +95,7 @@ fn redundancy(s: &State) -> Value {
         "projectState": "Good",
         "activityLevel": if backup { "Warm" } else { "Active" },
         "localId": s.behaviour.name,
-        "peerConnected": s.behaviour.role != "Independent",
+        "peerConnected": s.behaviour.role != "Independent" && s.behaviour.peer_connected,
         "peerId": null,
         "hasConfigAccess": !backup,
         "syncPending": false,

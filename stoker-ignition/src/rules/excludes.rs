@@ -1,5 +1,7 @@
 //! What is left alone by default, although a profile may include it again.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// A pattern that is excluded by default, and why.
@@ -75,21 +77,22 @@ pub fn tag_provider_owner(name: &str, config_json: Option<&[u8]>) -> TagProvider
 /// Patterns for the tag trees of runtime-owned providers, in every collection.
 ///
 /// `providers` are the tag providers that are known (from the source or from the live directory), each with the
-/// content of its `config.json`. A provider that is not named is judged by its name alone.
+/// content of its `config.json`. One that is named more than once is the gateway's when any of them says so; one that
+/// is not named is judged by its name alone.
 #[must_use]
 pub fn tag_tree_patterns<'a>(
     providers: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>,
 ) -> Vec<String> {
-    let mut managed: Vec<String> = MANAGED_BY_NAME.iter().map(|n| (*n).to_owned()).collect();
+    let mut owned: BTreeMap<&str, bool> = BTreeMap::new();
     for (name, config) in providers {
-        managed.retain(|m| m != name);
-        if tag_provider_owner(name, config) == TagProviderOwner::Gateway {
-            managed.push(name.to_owned());
-        }
+        *owned.entry(name).or_default() |= tag_provider_owner(name, config) == TagProviderOwner::Gateway;
     }
-    managed.sort();
-    managed
-        .iter()
+    for name in MANAGED_BY_NAME {
+        owned.entry(name).or_insert(true);
+    }
+    owned
+        .into_iter()
+        .filter_map(|(name, by_gateway)| by_gateway.then_some(name))
         .flat_map(|name| {
             let name = escape(name);
             ["tag-definition", "tag-type-definition"]
@@ -139,6 +142,8 @@ mod tests {
             ("default", Some(standard)),
             ("Line [1]", Some(managed)),
             ("MQTT Engine", Some(standard)),
+            ("both", Some(managed)),
+            ("both", Some(standard)),
         ]);
         let tree = |p: &str| format!("config/resources/core/ignition/tag-definition/{p}/a/tags.json");
         assert!(excluded(&patterns, &tree("System")));
@@ -146,6 +151,7 @@ mod tests {
         assert!(!excluded(&patterns, &tree("Line 1")));
         assert!(!excluded(&patterns, &tree("MQTT Engine")));
         assert!(!excluded(&patterns, &tree("default")));
+        assert!(excluded(&patterns, &tree("both")));
         assert!(excluded(
             &patterns,
             "config/resources/external/ignition/tag-type-definition/System/udts.json"

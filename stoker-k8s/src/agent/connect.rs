@@ -13,7 +13,7 @@ use stoker_git::{
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions, GatewayUrl};
 
 use super::watch_metadata::Known;
-use super::{Fetch, Fetched, Locate};
+use super::{Fetch, Fetched, Locate, Obtained, Tree};
 use crate::gateway_sync::{Failure, GatewaySync};
 use crate::inject::contract::{GATEWAY_API_KEY, GIT_PASSPHRASE, GIT_SSH_KEY, GIT_TOKEN};
 use crate::protocol::{AuthType, Metadata, Trust};
@@ -45,7 +45,13 @@ impl Fetch for MountedGit {
             let remote = Remote { url, credentials: Arc::new(PodCredentials::of(metadata)?) };
             let reference = metadata.git_ref.starts_with("refs/").then(|| metadata.git_ref.clone());
             let fetched = self.git.fetch(&remote, &self.cache, &Wanted::through(commit, reference)).await;
-            Ok(Box::new(fetched.map_err(|error| Failure::of(&error))?.source) as _)
+            let fetched = fetched.map_err(|error| Failure::of(&error))?;
+            let how = match &fetched.report {
+                report if report.already_present => Obtained::Present,
+                report if report.rebuilt => Obtained::Cloned,
+                _ => Obtained::Fetched,
+            };
+            Ok(Tree { source: Box::new(fetched.source), how })
         })
     }
 }

@@ -57,6 +57,8 @@ pub struct Run {
     pub facts: GatewayFacts,
     /// Annotations that could not be used.
     pub warnings: Vec<String>,
+    /// Who has approved that this very commit deletes more than the guard allows.
+    pub approved_by: Option<String>,
 }
 
 /// Decides.
@@ -95,5 +97,7 @@ pub fn target(metadata: Option<&Metadata>, pod: &PodInfo) -> Target {
         labels: pod.labels.clone(),
     };
     let warnings = errors.iter().map(ToString::to_string).collect();
-    Target::Run(Box::new(Run { commit, profile, facts, warnings }))
+    let approval = metadata.approval.as_ref().filter(|approval| approval.commit == commit);
+    let approved_by = approval.map(|approval| approval.by.clone());
+    Target::Run(Box::new(Run { commit, profile, facts, warnings, approved_by }))
 }

@@ -39,6 +39,10 @@ pub struct StokerStatus {
     /// The last request for another ref, and whether it is still in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_ref: Option<RequestedRef>,
+    /// The last delivery of a forge or pipeline that was accepted. What was refused or ignored is in the receiver's
+    /// metrics and log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_delivery: Option<LastDelivery>,
     /// How many gateways run `lastSyncCommit`, like `4/5 synced`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_summary: Option<String>,
@@ -66,6 +70,22 @@ pub enum RefResolution {
     Resolved,
     /// The last try failed.
     Error,
+}
+
+/// A delivery that was accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastDelivery {
+    /// What the sender calls it; a redelivery has the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The kind of sender: forgejo, gitea, gogs, github or generic.
+    pub source: String,
+    /// `Accepted`: the ref was or will be looked up because of it.
+    pub outcome: String,
+    /// When it was accepted (the receiver's clock).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
 }
 
 /// A request for another ref than the spec's, by a delivery or by hand.

@@ -151,6 +151,7 @@ fn metadata(base: CompiledProfile) -> Metadata {
         base,
         profiles: BTreeMap::new(),
         rollout: Rollout::default(),
+        approval: None,
     }
 }
 

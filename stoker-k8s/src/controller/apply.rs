@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::NamespaceResourceScope;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{NamespaceResourceScope, Request};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -88,7 +88,7 @@ pub(super) async fn apply(client: &Client, world: &World, objects: &Objects) -> 
         delete::<super::slim::MetadataMap>(client, &namespace, name, Some(uid)).await?;
     }
     for map in &objects.status_maps {
-        put(client, &namespace, map).await?;
+        create(client, &namespace, map).await?;
     }
     if let Some(wanted) = &objects.metadata_map {
         let before = world.metadata.as_deref();
@@ -119,11 +119,37 @@ where
     let name = object.name_any();
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let params = PatchParams::apply(MANAGER).force();
-    // Objects of ours serialize without their kind.
+    let body = with_kind(object);
+    within("apply", &K::kind(&()), &name, api.patch(&name, &params, &Patch::Apply(&body))).await
+}
+
+/// Makes one object. One that is there already stays as it is: it may be somebody else's.
+async fn create<K>(client: &Client, namespace: &str, object: &K) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize,
+{
+    let name = object.name_any();
+    let body = with_kind(object);
+    let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    let request = async {
+        let request = Request::new(K::url_path(&(), Some(namespace)))
+            .create(&params, body.to_string().into_bytes())
+            .map_err(kube::Error::BuildRequest)?;
+        client.request::<serde_json::Value>(request).await
+    };
+    match within("create", &K::kind(&()), &name, request).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.category().as_str() == "Conflict" => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Objects of ours serialize without their kind.
+fn with_kind<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> serde_json::Value {
     let mut body = serde_json::to_value(object).unwrap_or_default();
     body["apiVersion"] = K::api_version(&()).into();
     body["kind"] = K::kind(&()).into();
-    within("apply", &K::kind(&()), &name, api.patch(&name, &params, &Patch::Apply(&body))).await
+    body
 }
 
 /// Deletes one object; one that is not there is deleted already. With a uid, only that very object.

@@ -126,6 +126,7 @@ fn metadata(world: &World, validated: &Validated) -> Result<Option<Metadata>, Bu
             .filter_map(|(name, verdict)| Some((name.clone(), verdict.in_force()?.clone().with_revision())))
             .collect(),
         rollout: Rollout::default(),
+        approval: world.request.approval.clone(),
     };
     if size(&metadata) > MAX_METADATA_BYTES {
         // Profiles that no pod names can wait until one does.
@@ -247,9 +248,12 @@ fn role(stoker: &Stoker, agents: &[&Gateway]) -> Role {
         ..PolicyRule::default()
     };
     let mut rules = vec![configmaps(&["get", "watch"], vec![names::metadata(&stoker.name_any())])];
-    if !agents.is_empty() {
+    // Not what belongs to an agent of another Stoker.
+    let own = agents.iter().filter(|g| !matches!(g.report, Report::Foreign(_)));
+    let own: Vec<String> = own.map(|g| g.status_map.clone()).collect();
+    if !own.is_empty() {
         // An empty list of names would mean every ConfigMap.
-        rules.push(configmaps(&["get", "patch"], agents.iter().map(|g| g.status_map.clone()).collect()));
+        rules.push(configmaps(&["get", "patch"], own));
     }
     let metadata = owned_by_stoker(stoker, names::agent_role(&stoker.name_any()), COMPONENT_ACCESS);
     with_digest(Role { metadata, rules: Some(rules) }, |role| &mut role.metadata)

@@ -1,6 +1,6 @@
 //! Phase 1: fetch everything that a `Stoker` refers to. From caches, but for what must not be cached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub struct Heard {
     pub map: Arc<StatusMap>,
     /// Time since the heartbeat was seen to change, by our own clock.
     pub silent_for: Duration,
+    /// The pod that owns it is there.
+    pub owner_is_there: bool,
 }
 
 /// What a Secret is needed for, besides git.
@@ -88,13 +90,17 @@ pub(super) async fn dereference(context: &Context, caches: &Caches, stoker: Arc<
     }
     pods.sort_by_key(|pod| pod.name_any());
 
-    let reports = within(&caches.reports, &namespace)
-        .into_iter()
-        .filter(|map| map.labels().get(CR_NAME) == Some(&names::label_value(&name)))
+    // By name, whosever they are: another Stoker's pod may have to report in the very same object.
+    let uids: HashSet<String> =
+        within(&caches.pods, &namespace).iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+    let reports = pods
+        .iter()
+        .filter_map(|pod| get(&caches.reports, &namespace, &names::status(&name, &pod.name_any())))
         .map(|map| {
             let silent_for =
                 context.heartbeats.silent_for(&namespace, &map.name_any(), map.data.heartbeat.as_deref());
-            (map.name_any(), Heard { map, silent_for })
+            let owner_is_there = map.owner_references().iter().any(|owner| uids.contains(&owner.uid));
+            (map.name_any(), Heard { map, silent_for, owner_is_there })
         })
         .collect();
     let role = names::agent_role(&name);

@@ -8,7 +8,7 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 use super::report::Findings;
 use super::validate::Report;
-use crate::api::{Stoker, StokerStatus, SyncStatus};
+use crate::api::{FilesChanged, Stoker, StokerStatus, SyncStatus};
 use crate::conditions;
 
 /// Gives every metric of the controller its help text and unit.
@@ -87,7 +87,11 @@ impl LiveClocks {
             }
             let reported = findings.validated.gateways.iter().find(|g| g.pod_name == entry.pod_name);
             let Some(Report::Heard { report, .. }) = reported.map(|g| &g.report) else { continue };
-            let Some(at) = report.status.as_ref().and_then(|s| s.last_sync_time.as_ref()) else { continue };
+            let Some(status) = &report.status else { continue };
+            // A commit that changed nothing here did not go live, and one that nobody confirmed is not known to be.
+            let live = status.last_scan_result.as_deref() == Some("Confirmed")
+                && status.files_changed.is_some_and(|changed| changed != FilesChanged::default());
+            let Some(at) = status.last_sync_time.as_ref().filter(|_| live) else { continue };
             let took = at.0.duration_since(*start).as_secs_f64().max(0.0);
             metrics::histogram!("stoker_push_to_live_seconds").record(took);
             tracing::info!(

@@ -61,7 +61,7 @@ pub(super) fn status(findings: &Findings<'_>, now: Timestamp) -> SyncProfileStat
                 files_deleted: sum(|f| f.deleted),
                 last_evaluated: done
                     .iter()
-                    .filter_map(|a| a.last_sync_time.as_ref().map(|t| t.0))
+                    .filter_map(|a| a.evaluated_at.as_ref().map(|t| t.0))
                     .max()
                     .map(|t| Time(whole_second(t))),
             });
@@ -166,9 +166,10 @@ async fn report(context: &Context, namespace: &str) -> Result<(), ApplyError> {
         let agents = mine
             .iter()
             .map(|pod| {
-                let map = names::status(&owner_of(pod)?.name_any(), &pod.name_any());
-                let status = watch::get(&caches.reports, namespace, &map)?.data.status.clone()?;
-                serde_json::from_str(&status).ok()
+                let (cr, pod) = (owner_of(pod)?.name_any(), pod.name_any());
+                let map = watch::get(&caches.reports, namespace, &names::status(&cr, &pod))?;
+                let status: AgentStatus = serde_json::from_str(map.data.status.as_deref()?).ok()?;
+                status.is_of(&cr, &pod).then_some(status)
             })
             .collect();
         let new = status(&Findings { profile: &profile, stokers: judges, agents }, Timestamp::now());

@@ -10,9 +10,13 @@ use serde_json::json;
 use super::apply::{ApplyError, MANAGER, within};
 use super::build::{BuildError, Objects};
 use super::dereference::World;
+use super::request::Request;
 use super::validate::Validated;
-use crate::api::{GatewayEntry, MAX_LISTED_GATEWAYS, RefResolution, Stoker, StokerStatus, SyncStatus};
+use crate::api::{
+    GatewayEntry, LastDelivery, MAX_LISTED_GATEWAYS, RefResolution, Stoker, StokerStatus, SyncStatus,
+};
 use crate::conditions::{self, whole_second};
+use crate::receiver::Origin;
 
 mod conditions_of;
 mod gateways;
@@ -61,6 +65,7 @@ pub fn status(findings: Findings<'_>, now: Timestamp) -> StokerStatus {
         last_sync_time,
         last_handled_trigger: handled(world).or(old.last_handled_trigger),
         requested_ref: world.decision.record.clone(),
+        last_delivery: delivery(&world.request, old.last_delivery),
         gateway_summary: Some(summary),
         discovered_gateways: entries,
         gateways_not_listed: 0,
@@ -73,6 +78,22 @@ pub fn status(findings: Findings<'_>, now: Timestamp) -> StokerStatus {
 /// The trigger that was answered: looked up, successfully or not.
 fn handled(world: &World) -> Option<String> {
     world.lookup.as_ref().and_then(|outcome| outcome.trigger.clone())
+}
+
+/// The delivery that the annotations speak of. A person's request is none, and leaves the last one as it is.
+fn delivery(request: &Request, old: Option<LastDelivery>) -> Option<LastDelivery> {
+    let Some((source, id)) = request.by.as_deref().and_then(Origin::read_label) else { return old };
+    let (source, id) = (source.as_str(), id.map(|id| conditions::cap(id.to_owned(), 128)));
+    let known = old.filter(|old| id.is_some() && old.source == source && old.id == id);
+    // One that is known keeps its time: a person who asks for a sync writes `requested-at` alone.
+    known.or_else(|| {
+        let at = request
+            .at
+            .as_deref()
+            .and_then(|at| at.parse::<Timestamp>().ok())
+            .map(|at| Time(whole_second(at)));
+        Some(LastDelivery { id, source: source.to_owned(), outcome: "Accepted".to_owned(), at })
+    })
 }
 
 fn resolution(world: &World, old: &StokerStatus) -> RefResolution {

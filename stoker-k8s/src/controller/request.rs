@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 
-use crate::annotations::{REQUESTED_AT, REQUESTED_BY, REQUESTED_REF};
+use crate::annotations::{APPROVED_BY, APPROVED_COMMIT, REQUESTED_AT, REQUESTED_BY, REQUESTED_REF};
 use crate::api::RequestedRef;
+use crate::conditions::cap;
+use crate::protocol::Approval;
 
 /// What is asked for by annotation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Request {
     pub git_ref: Option<String>,
     /// By whom.
     pub by: Option<String>,
+    /// The commit whose deletions were approved.
+    pub approval: Option<Approval>,
 }
 
 impl Request {
@@ -25,7 +29,11 @@ impl Request {
     pub fn read(annotations: &BTreeMap<String, String>) -> Self {
         let text =
             |name: &str| annotations.get(name).map(|v| v.trim()).filter(|v| !v.is_empty()).map(str::to_owned);
-        Self { at: text(REQUESTED_AT), git_ref: text(REQUESTED_REF), by: text(REQUESTED_BY) }
+        let approval = text(APPROVED_COMMIT).map(|commit| Approval {
+            commit: cap(commit, 64),
+            by: cap(text(APPROVED_BY).unwrap_or_default(), 128),
+        });
+        Self { at: text(REQUESTED_AT), git_ref: text(REQUESTED_REF), by: text(REQUESTED_BY), approval }
     }
 }
 
@@ -95,7 +103,7 @@ mod tests {
     use super::*;
 
     fn request(at: &str, git_ref: &str) -> Request {
-        Request { at: Some(at.into()), git_ref: Some(git_ref.into()), by: None }
+        Request { at: Some(at.into()), git_ref: Some(git_ref.into()), ..Request::default() }
     }
 
     fn time(text: &str) -> Timestamp {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
-use super::dereference::World;
+use super::dereference::{Heard, World};
 use super::slim::GatewayPod;
-use crate::annotations::{AnnotationError, PodAnnotations, gateway_name};
+use crate::annotations::{AnnotationError, CR_NAME, PodAnnotations, gateway_name};
 use crate::compile::{self, CompiledProfile, Problems};
 use crate::names;
 use crate::protocol::{AgentReport, Metadata};
@@ -83,6 +83,10 @@ pub enum Report {
         /// The uid of the ConfigMap.
         uid: String,
     },
+    /// The only ConfigMap that it could report in is another agent's: nothing is known of it. Whose, in words.
+    Foreign(String),
+    /// Another agent has written into its ConfigMap: nothing is known of it until it speaks again. Whose, in words.
+    Overwritten(String),
     /// What it says, and for how long it has been silent since.
     Heard {
         /// What it says.
@@ -124,6 +128,30 @@ pub fn validate(world: &World) -> Validated {
     Validated { base, profiles, gateways, previous }
 }
 
+/// What a ConfigMap says of the agent in the pod of this name and uid.
+fn heard_of(heard: &Heard, cr: &str, pod_name: &str, uid: &str) -> Report {
+    let map = heard.map.as_ref();
+    let owner = map.owner_references().first();
+    let label = map.labels().get(CR_NAME).cloned().unwrap_or_default();
+    let ours = label == names::label_value(cr) && owner.is_some_and(|owner| owner.name == pod_name);
+    if !ours && heard.owner_is_there {
+        let owner = owner.map_or("?", |owner| owner.name.as_str());
+        return Report::Foreign(format!("pod {owner} of Stoker {label}"));
+    }
+    if !ours || owner.is_none_or(|owner| owner.uid != uid) {
+        return Report::OfAnotherPod { uid: map.metadata.uid.clone().unwrap_or_default() };
+    }
+    let data = [("status", &map.data.status), ("heartbeat", &map.data.heartbeat)];
+    let data = data.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v.clone()?))).collect();
+    match AgentReport::from_data(&data) {
+        Ok(AgentReport { status: Some(status), .. }) if !status.is_of(cr, pod_name) => {
+            Report::Overwritten(format!("pod {:?} of Stoker {:?}", status.pod, status.cr))
+        }
+        Ok(report) => Report::Heard { report: Box::new(report), silent_for: heard.silent_for },
+        Err(error) => Report::Unreadable(stoker_core::chain(&error)),
+    }
+}
+
 fn gateway(world: &World, pod: &GatewayPod) -> Gateway {
     let pod_name = pod.name_any();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -131,19 +159,7 @@ fn gateway(world: &World, pod: &GatewayPod) -> Gateway {
     let status_map = names::status(&world.stoker.name_any(), &pod_name);
     let report = match world.reports.get(&status_map) {
         None => Report::Absent,
-        Some(heard) => {
-            let owners = heard.map.metadata.owner_references.as_deref().unwrap_or_default();
-            if owners.iter().all(|owner| owner.uid != uid) {
-                Report::OfAnotherPod { uid: heard.map.metadata.uid.clone().unwrap_or_default() }
-            } else {
-                let data = [("status", &heard.map.data.status), ("heartbeat", &heard.map.data.heartbeat)];
-                let data = data.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v.clone()?))).collect();
-                match AgentReport::from_data(&data) {
-                    Ok(report) => Report::Heard { report: Box::new(report), silent_for: heard.silent_for },
-                    Err(error) => Report::Unreadable(stoker_core::chain(&error)),
-                }
-            }
-        }
+        Some(heard) => heard_of(heard, &world.stoker.name_any(), &pod_name, &uid),
     };
     Gateway {
         name: gateway_name(pod.annotations(), pod.labels(), &pod_name),

@@ -107,18 +107,22 @@ impl World {
         status: AgentStatus,
         silent_for: Duration,
     ) -> Self {
+        let status = AgentStatus { cr: "plant".into(), pod: pod.into(), ..status };
         let report =
             AgentReport { status: Some(status), heartbeat: Some(Timestamp::UNIX_EPOCH), report: None };
         let name = crate::names::status("plant", pod);
         let map: StatusMap = serde_json::from_value(json!({
             "metadata": {
-                "name": name, "namespace": "site", "uid": "map-uid",
+                "name": name, "namespace": "site", "uid": "map-uid", "labels": {"stoker.io/cr-name": "plant"},
                 "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": owner}],
             },
             "data": report.to_data(),
         }))
         .unwrap();
-        self.reports.insert(name, Heard { map: Arc::new(map), silent_for });
+        self.reports.insert(
+            name,
+            Heard { map: Arc::new(map), silent_for, owner_is_there: owner == format!("{pod}-uid") },
+        );
         self
     }
 

@@ -56,6 +56,9 @@ pub struct SyncReport {
     pub warnings: Vec<String>,
     /// How long it took.
     pub duration_ms: Durations,
+    /// How many Designers were open, if that was asked.
+    #[serde(skip)]
+    pub designers: Option<usize>,
     /// What went wrong or holds it up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -140,6 +143,7 @@ impl SyncReport {
             scans: Vec::new(),
             warnings: Vec::new(),
             duration_ms: Durations::default(),
+            designers: None,
             error: None,
         }
     }

@@ -10,21 +10,32 @@ use stoker_ignition::rules::{
     CONFIG_MODE_FILE, DEFAULT_EXCLUDES, MANIFEST_FILES, ProtectionTable, config_mode_json, same_but_for_stamp,
 };
 
+use super::role::all_but_external;
 use crate::api;
 use crate::compile::{CompiledProfile, GatewayFacts, variables};
 
 /// Where a gateway keeps its `systemName` (fact sheet, section 2.2).
 const SYSTEM_PROPERTIES: &str = "config/resources/core/ignition/system-properties/config.json";
 
+/// What a gateway's spec depends on besides its profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Patterns for the tags that the gateway makes at run time; a profile may take them back.
+    pub tag_trees: Vec<String>,
+    /// It is the backup of a redundant pair: only `external` is its own.
+    pub backup: bool,
+}
+
 /// The engine's spec for a gateway.
 #[must_use]
-pub fn engine_spec(profile: &CompiledProfile, facts: &GatewayFacts) -> SyncSpec {
-    let defaults = DEFAULT_EXCLUDES.iter().map(|e| e.pattern.to_owned());
+pub fn engine_spec(profile: &CompiledProfile, facts: &GatewayFacts, around: Surroundings) -> SyncSpec {
+    let defaults = DEFAULT_EXCLUDES.iter().map(|e| e.pattern.to_owned()).chain(around.tag_trees);
+    let not_its_own = if around.backup { all_but_external() } else { Vec::new() };
     let protections = ProtectionTable::default().patterns().into_iter();
     let variables = variables(profile, facts);
     SyncSpec {
         mappings: profile.mappings.iter().map(mapping).collect(),
-        excludes: defaults.chain(profile.exclude_patterns.iter().cloned()).collect(),
+        excludes: defaults.chain(profile.exclude_patterns.iter().cloned()).chain(not_its_own).collect(),
         protections: protections
             .map(|(pattern, reason)| Protection { pattern, reason: reason.to_owned() })
             .collect(),
@@ -131,6 +142,7 @@ mod tests {
                 "config/resources/core/ignition",
             ]),
             &GatewayFacts { gateway_name: "a".into(), ..GatewayFacts::default() },
+            Surroundings::default(),
         );
         let paths: Vec<&str> = spec.generated.iter().map(|g| g.path.as_str()).collect();
         assert_eq!(
@@ -159,7 +171,7 @@ mod tests {
         let mut profile = profile(&["."]);
         profile.exclude_patterns =
             vec!["!config/resources/core/ignition/api-token/ci/".into(), "!logs/".into()];
-        let spec = engine_spec(&profile, &GatewayFacts::default());
+        let spec = engine_spec(&profile, &GatewayFacts::default(), Surroundings::default());
         let excludes = stoker_core::PatternSet::new(&spec.excludes).unwrap();
         let path = |text: &str| RelPathBuf::parse(text).unwrap();
         assert!(
@@ -178,7 +190,7 @@ mod tests {
     fn a_system_name_becomes_an_edit() {
         let profile =
             CompiledProfile { system_name_template: Some("site{{.SiteNumber}}".into()), ..profile(&["x"]) };
-        let spec = engine_spec(&profile, &GatewayFacts::default());
+        let spec = engine_spec(&profile, &GatewayFacts::default(), Surroundings::default());
         assert_eq!(spec.edits[0].set["systemName"], "site{{.SiteNumber}}");
         let _: &CompiledMapping = &profile.mappings[0];
     }

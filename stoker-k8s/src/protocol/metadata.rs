@@ -44,6 +44,18 @@ pub struct Metadata {
     pub profiles: BTreeMap<String, CompiledProfile>,
     /// Who may go to `commit` now.
     pub rollout: Rollout,
+    /// A commit that may delete more than the guard allows.
+    pub approval: Option<Approval>,
+}
+
+/// A person's word that what a commit deletes is meant, however much it is. It holds for that commit alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Approval {
+    /// The commit, as the person wrote it: only the full id names one.
+    pub commit: String,
+    /// Who it was; empty when the person did not say.
+    pub by: String,
 }
 
 /// By what a git server proves who it is. Nothing of it is secret, so that agents are told it and follow each change,
@@ -124,6 +136,9 @@ impl Metadata {
         put("base", json(&self.base));
         put("profiles", json(&self.profiles));
         put("rollout", json(&self.rollout));
+        if let Some(approval) = &self.approval {
+            put("approval", json(approval));
+        }
         data
     }
 
@@ -164,6 +179,7 @@ impl Metadata {
             base: from_json("base", get("base")?)?,
             profiles: from_json("profiles", get("profiles")?)?,
             rollout: from_json("rollout", data.get("rollout").map_or("{}", String::as_str))?,
+            approval: data.get("approval").map(|text| from_json("approval", text)).transpose()?,
         })
     }
 
@@ -211,6 +227,7 @@ mod tests {
             base: CompiledProfile::default(),
             profiles: BTreeMap::from([("area".into(), profile)]),
             rollout: Rollout { held: BTreeMap::from([("gw-1".into(), "stage".into())]) },
+            approval: Some(Approval { commit: "0123".into(), by: "ada".into() }),
         }
     }
 

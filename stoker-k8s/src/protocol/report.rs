@@ -27,6 +27,11 @@ pub struct AgentReport {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AgentStatus {
+    /// The `Stoker` that the agent belongs to.
+    pub cr: String,
+    /// The pod that it is in. Two pairs of `Stoker` and pod can have the same ConfigMap for their reports
+    /// ([`names::status`](crate::names::status)): a report counts only for whom it names.
+    pub pod: String,
     /// Pending, Syncing, Synced, Held or Error.
     pub sync_status: SyncStatus,
     /// Why, when Held or Error: one CamelCase word (the category of the fault, or what holds).
@@ -50,7 +55,7 @@ pub struct AgentStatus {
     /// When the gateway confirmed it (the agent's clock).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_sync_time: Option<Time>,
-    /// How long that sync took, in milliseconds.
+    /// How long that sync took, in milliseconds: from the start of the fetch to the gateway's confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_sync_millis: Option<u64>,
     /// Where those milliseconds went, by phase (`fetch`, `plan`, `apply`, `scan`).
@@ -62,6 +67,9 @@ pub struct AgentStatus {
     /// These are the results of a dry run: nothing was written.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// When that dry run was (the agent's clock).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluated_at: Option<Time>,
     /// Projects that the gateway confirmed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projects_synced: Vec<String>,
@@ -144,6 +152,14 @@ impl AgentReport {
                 .transpose()?,
             report: get("report").map(|text| from_json("report", text)).transpose()?,
         })
+    }
+}
+
+impl AgentStatus {
+    /// Whether this is what the agent of `pod` says, as one of `cr`.
+    #[must_use]
+    pub fn is_of(&self, cr: &str, pod: &str) -> bool {
+        self.cr == cr && self.pod == pod
     }
 }
 

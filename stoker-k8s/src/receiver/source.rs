@@ -19,6 +19,8 @@ pub enum Source {
 }
 
 impl Source {
+    const ALL: [Self; 5] = [Self::Forgejo, Self::Gitea, Self::Gogs, Self::GitHub, Self::Generic];
+
     /// As in metrics and in `stoker.io/requested-by`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -79,6 +81,16 @@ impl Origin {
             None => self.source.as_str().to_owned(),
         }
     }
+
+    /// Source and delivery from a [`label`](Self::label); `None` when a person wrote it.
+    #[must_use]
+    pub fn read_label(label: &str) -> Option<(Source, Option<&str>)> {
+        let (name, delivery) = match label.split_once('/') {
+            Some((name, delivery)) => (name, Some(delivery)),
+            None => (label, None),
+        };
+        Some((Source::ALL.into_iter().find(|source| source.as_str() == name)?, delivery))
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +119,9 @@ mod tests {
     #[test]
     fn a_delivery_id_fits_into_an_annotation() {
         assert_eq!(origin(&[("webhook-id", "msg_1")]).label(), "generic/msg_1");
+        assert_eq!(Origin::read_label("generic/msg_1"), Some((Source::Generic, Some("msg_1"))));
+        assert_eq!(Origin::read_label("github"), Some((Source::GitHub, None)));
+        assert_eq!(Origin::read_label("ada"), None);
         for bad in ["", "a b", "a\tb"] {
             let headers = [("webhook-id".parse().unwrap(), bad.parse().unwrap())].into_iter().collect();
             assert_eq!(Origin::of(&headers).label(), "generic");

@@ -296,18 +296,28 @@ impl Bed {
         })
         .await
         .unwrap();
-        let agent = self.cluster.server.token_client(&self.namespace, "default").await.unwrap();
-        let maps: Api<ConfigMap> = Api::namespaced(agent, &self.namespace);
+        self.write_report(&name, AgentStatus { cr: cr.into(), pod: pod.into(), ..status }).await;
+    }
+
+    /// Writes into a status ConfigMap as an agent, whosever it is.
+    pub(crate) async fn write_report(&self, name: &str, status: AgentStatus) {
+        let maps = self.agent_maps().await;
         let report =
             AgentReport { status: Some(status), heartbeat: Some(jiff::Timestamp::now()), report: None };
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": report.to_data()});
         // The agent's rights follow its pod: they may be a moment behind.
         wait::until_true("the agent to be let in", LIMIT, || async {
-            maps.patch(&name, &PatchParams::apply("stoker-agent").force(), &Patch::Apply(&map)).await?;
+            maps.patch(name, &PatchParams::apply("stoker-agent").force(), &Patch::Apply(&map)).await?;
             Ok(true)
         })
         .await
         .unwrap();
+    }
+
+    /// ConfigMaps, with the rights of agents.
+    pub(crate) async fn agent_maps(&self) -> Api<ConfigMap> {
+        let agent = self.cluster.server.token_client(&self.namespace, "default").await.unwrap();
+        Api::namespaced(agent, &self.namespace)
     }
 
     /// The `Stoker`, once its status is as `enough` says.

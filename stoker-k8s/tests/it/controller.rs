@@ -483,3 +483,30 @@ async fn idle_means_no_request_but_watches() {
     let after = requests();
     assert_eq!(after[before.len()..], Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_last_accepted_delivery_is_named_and_a_request_by_hand_is_none() {
+    let Some(bed) = Bed::new().await else { return };
+    bed.apply_stoker("plant", json!({})).await;
+    let delivered = "2026-03-01T10:00:00Z";
+    // As the receiver writes it.
+    let annotations = json!({"stoker.io/requested-at": delivered, "stoker.io/requested-by": "github/d-1"});
+    bed.annotate("plant", annotations).await;
+    let noted = async |what: &str, trigger: &str| {
+        let handled = |s: &stoker_k8s::api::Stoker| {
+            s.status.as_ref().is_some_and(|s| s.last_handled_trigger.as_deref() == Some(trigger))
+        };
+        bed.until("plant", what, handled).await.status.unwrap().last_delivery.unwrap()
+    };
+    let last = noted("the delivery", delivered).await;
+    assert_eq!(
+        (last.source.as_str(), last.id.as_deref(), last.outcome.as_str()),
+        ("github", Some("d-1"), "Accepted")
+    );
+    assert_eq!(last.at.as_ref().unwrap().0.to_string(), delivered);
+
+    bed.annotate("plant", json!({"stoker.io/requested-at": "by hand"})).await;
+    assert_eq!(noted("sync now", "by hand").await, last);
+    bed.annotate("plant", json!({"stoker.io/requested-at": "again", "stoker.io/requested-by": "ada"})).await;
+    assert_eq!(noted("sync now, by name", "again").await, last);
+}

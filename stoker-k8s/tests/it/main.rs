@@ -1,16 +1,23 @@
 //! Integration tests of stoker-k8s: one binary, a module each.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is the failure of its test")]
 
+mod agent;
 mod api_server;
+mod approval;
 mod bed;
 mod chart;
 mod cluster;
 mod controller;
 mod crds;
 mod deliveries;
+mod designers;
 mod helm;
 mod injection;
+mod line;
+mod pair;
 mod replicas;
+mod reports;
+mod tags;
 
 /// No test file is forgotten.
 #[test]

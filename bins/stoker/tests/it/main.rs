@@ -3,5 +3,18 @@
 
 mod bench;
 mod misuse;
+mod paused;
 mod sync;
 mod validate;
+
+/// No test file is forgotten.
+#[test]
+fn every_file_here_is_a_module() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let main = std::fs::read_to_string(here.join("main.rs")).unwrap();
+    for file in std::fs::read_dir(&here).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let Some(stem) = name.strip_suffix(".rs") else { continue };
+        assert!(stem == "main" || main.contains(&format!("mod {stem};")), "{name} is not in main.rs");
+    }
+}

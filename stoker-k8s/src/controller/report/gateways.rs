@@ -73,6 +73,19 @@ fn entry(
         Report::Absent | Report::OfAnotherPod { .. } => {
             set(&mut entry, SyncStatus::Pending, "waiting for the agent's first report".to_owned());
         }
+        Report::Foreign(whose) | Report::Overwritten(whose) => {
+            entry.reason = Some("StatusNameCollision".to_owned());
+            let what = match gateway.report {
+                Report::Foreign(_) => "is that of",
+                _ => "was written by the agent of",
+            };
+            let message = format!(
+                "nothing is known of this agent: configmap {}, in which it has to report, {what} {whose}, whose names \
+                 join to the same one; give one of the pods or Stokers another name",
+                gateway.status_map
+            );
+            set(&mut entry, SyncStatus::Error, message);
+        }
         Report::Unreadable(error) => {
             entry.reason = Some("ProtocolError".to_owned());
             set(&mut entry, SyncStatus::Error, format!("the agent's report cannot be read: {error}"));

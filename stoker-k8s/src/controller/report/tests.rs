@@ -270,11 +270,8 @@ fn what_changes_is_told_once() {
     assert_eq!(reasons(&none, &waiting), ["RefResolved", "GatewayDiscovered"]);
     let done = judge(&world(json!({})).pod("gw-0", true, service()).says("gw-0", synced(), NOW));
     assert_eq!(reasons(&waiting, &done), ["SyncCompleted"]);
-    let blocked = AgentStatus {
-        sync_status: SyncStatus::Error,
-        reason: Some("MassDeletionBlocked".into()),
-        ..synced()
-    };
+    let blocked =
+        AgentStatus { sync_status: SyncStatus::Held, reason: Some("MassDeletionBlocked".into()), ..synced() };
     let moved = World { lookup: Some(found(OTHER)), ..world(json!({})) }
         .pod("gw-0", true, service())
         .says("gw-0", blocked, NOW);

@@ -115,13 +115,13 @@ fn of_gateways(old: &StokerStatus, new: &StokerStatus) -> Vec<Note> {
                 );
                 notes.push(Note::normal("SyncCompleted", message).about(entry));
             }
+            SyncStatus::Held if moved && entry.reason.as_deref() == Some("MassDeletionBlocked") => {
+                notes.push(
+                    Note::warning("MassDeletionBlocked", format!("{name}: {}", entry.message)).about(entry),
+                );
+            }
             SyncStatus::Error if moved => {
-                let reason = if entry.reason.as_deref() == Some("MassDeletionBlocked") {
-                    "MassDeletionBlocked"
-                } else {
-                    "SyncFailed"
-                };
-                notes.push(Note::warning(reason, format!("{name}: {detail}")).about(entry));
+                notes.push(Note::warning("SyncFailed", format!("{name}: {detail}")).about(entry));
             }
             SyncStatus::Held if moved => {
                 notes.push(Note::normal("SyncHeld", format!("{name}: {detail}")).about(entry));

@@ -1,0 +1,177 @@
+//! What an agent says, beside a gateway that does what gateways do.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use stoker_ignition::fake::{Failure, FailureKind};
+use stoker_ignition::rules::Designer;
+use stoker_k8s::agent::measure;
+use stoker_k8s::api::SyncStatus;
+
+use crate::line::{Commits, Line, PROJECT};
+
+fn forbid(path: &str) -> Failure {
+    Failure { path: format!("/data/api/v1/{path}"), how: FailureKind::Status(403), times: None }
+}
+
+#[tokio::test]
+async fn what_the_gateway_could_not_tell_stays_unverified_until_it_can() {
+    let commits = Commits::new();
+    let first = commits.commit(1, &[("projects/line/project.json", PROJECT)]);
+    let mut line = Line::new(&commits, &[]).await;
+    line.gateway.fail(forbid("logs"));
+    line.tell(&first, |_| {});
+    line.agent().await;
+    let unverified = |said: &str| said.starts_with("unverified: log not verified");
+    let said = line.synced(&first).await;
+    assert!(unverified(&said.status.message), "{}", said.status.message);
+    assert_eq!(said.status.last_scan_result.as_deref(), Some("Unverified"));
+    assert_eq!(said.status.last_sync_time, None, "the gateway has confirmed nothing");
+
+    // A look at the files later nothing is known better, and the gateway is not bothered again.
+    let scans = line.gateway.scans().len();
+    commits.fetches(2).await;
+    assert!(unverified(&line.said().status.message), "{}", line.said().status.message);
+    assert_eq!(line.gateway.scans().len(), scans);
+
+    // Nor is it after a restart of the agent, although it may ask again then.
+    line.agent().await;
+    let said = line.synced(&first).await;
+    assert!(unverified(&said.status.message), "{}", said.status.message);
+
+    // Somebody gives the key the right, and asks.
+    line.gateway.clear_failures();
+    line.tell(&first, |told| told.trigger = "again".into());
+    let said = line.says("confirmed", |s| s.status.last_sync_time.is_some()).await;
+    assert_eq!(said.status.message, "in step, confirmed by the gateway");
+    assert_eq!(said.status.last_scan_result.as_deref(), Some("Confirmed"));
+    assert_eq!(said.status.projects_synced, ["line"]);
+}
+
+#[tokio::test]
+async fn files_that_were_there_already_are_not_in_step_before_the_gateway_says_so() {
+    let commits = Commits::new();
+    let first = commits.commit(1, &[("projects/line/project.json", PROJECT)]);
+    let mut line = Line::new(&commits, &["commissioned=off"]).await;
+    line.write("projects/line/project.json", PROJECT);
+    line.tell(&first, |_| {});
+    line.agent().await;
+    let said = line.says("waiting", |s| s.status.reason.as_deref() == Some("GatewayNotCommissioned")).await;
+    assert_eq!(said.status.sync_status, SyncStatus::Syncing);
+    line.gateway.set("commissioned=on").unwrap();
+    line.synced(&first).await;
+    assert!(line.gateway.loaded_projects().loaded.contains_key("line"));
+}
+
+#[tokio::test]
+async fn the_time_of_a_sync_is_the_gateways_word_and_its_length_includes_that() {
+    const SCAN: Duration = Duration::from_millis(300);
+    let commits = Commits::new();
+    let first = commits.commit(1, &[("projects/line/project.json", PROJECT)]);
+    let mut line = Line::new(&commits, &["commissioned=off", "scan-time=300ms"]).await;
+    line.tell(&first, |_| {});
+    line.agent().await;
+    let said = line.says("waiting", |s| s.status.reason.as_deref() == Some("GatewayNotCommissioned")).await;
+    assert!(line.read("projects/line/project.json").is_some(), "files do not wait for the gateway");
+    assert_eq!((said.status.last_sync_time, said.status.last_sync_millis), (None, None));
+
+    let (waited, began) = (Instant::now(), Timestamp::now());
+    line.gateway.set("commissioned=on").unwrap();
+    let said = line.synced(&first).await.status;
+    let at = said.last_sync_time.clone().unwrap().0;
+    assert!(at >= began && at <= Timestamp::now(), "{at}");
+    let took = Duration::from_millis(said.last_sync_millis.unwrap());
+    assert!(took >= SCAN && took <= waited.elapsed() + Duration::from_secs(30), "{took:?}");
+    assert!(said.phase_millis["scan"] >= 300, "{:?}", said.phase_millis);
+
+    // A new agent knows when that was; a commit that changes nothing here is no sync.
+    line.agent().await;
+    assert_eq!(line.synced(&first).await.status.last_sync_time.unwrap().0, at);
+    let second = commits.commit(2, &[("projects/line/project.json", PROJECT), ("elsewhere/a.txt", "a")]);
+    line.tell(&second, |_| {});
+    assert_eq!(line.synced(&second).await.status.last_sync_time.unwrap().0, at);
+}
+
+#[tokio::test]
+async fn a_rejection_stays_what_the_agent_says_while_it_asks_again() {
+    let commits = Commits::new();
+    let orphan = PROJECT.replace(r#""parent":"""#, r#""parent":"nobody""#);
+    let first = commits.commit(1, &[("projects/line/project.json", &orphan)]);
+    let mut line = Line::new(&commits, &[]).await;
+    line.tell(&first, |_| {});
+    line.agent().await;
+    let said = line.says("rejected", |s| s.status.sync_status == SyncStatus::Error).await;
+    assert!(said.status.message.contains("its parent \"nobody\" is missing"), "{}", said.status.message);
+    let scans = line.gateway.scans().len();
+    let settled = line.said();
+    tokio::select! {
+        () = commits.fetches(2) => {}
+        _ = line.says("anything else", |s| *s != settled) => panic!("{:#?}", line.said().status),
+    }
+    assert!(line.gateway.scans().len() > scans, "the gateway is asked again");
+
+    let second = commits.commit(2, &[("projects/line/project.json", PROJECT)]);
+    line.tell(&second, |_| {});
+    line.synced(&second).await;
+}
+
+#[tokio::test]
+async fn another_commit_does_not_wait_for_the_one_that_failed() {
+    let commits = Commits::new();
+    let first = commits.commit(1, &[("projects/line/project.json", "{")]);
+    let mut line = Line::new(&commits, &[]).await;
+    line.tell(&first, |_| {});
+    line.agent().await;
+    let said = line.says("failed", |s| s.status.sync_status == SyncStatus::Error).await;
+    assert_eq!(said.status.reason.as_deref(), Some("ConfigSyntaxError"));
+    let second = commits.commit(2, &[("projects/line/project.json", PROJECT)]);
+    line.tell(&second, |_| {});
+    line.synced(&second).await;
+}
+
+#[tokio::test]
+async fn a_sync_can_be_seen_in_the_metrics() {
+    let recorder = PrometheusBuilder::new().set_buckets(&measure::BUCKETS).unwrap().build_recorder();
+    let served = recorder.handle();
+    let _here = metrics::set_default_local_recorder(&recorder);
+    measure::describe_metrics();
+    let commits = Commits::new();
+    let (first, broken) = (
+        commits.commit(1, &[("projects/line/project.json", PROJECT), ("projects/line/a.txt", "a")]),
+        commits.commit(2, &[("projects/line/project.json", "{")]),
+    );
+    let mut line = Line::new(&commits, &[]).await;
+    let ada = Designer { user: "ada".into(), project: "line".into(), ..Designer::default() };
+    line.gateway.set_designers(vec![ada]);
+    line.tell(&first, |_| {});
+    line.agent().await;
+    let at = line.synced(&first).await.status.last_sync_time.unwrap().0.as_second();
+    line.write("projects/line/a.txt", "drift");
+    line.tell(&first, |told| told.trigger = "look".into());
+    line.says("restored", |s| s.status.history.len() == 2 && s.status.sync_status == SyncStatus::Synced)
+        .await;
+    line.tell(&broken, |_| {});
+    line.says("failed", |s| s.status.sync_status == SyncStatus::Error).await;
+
+    let text = served.render();
+    let value = |series: &str| -> f64 {
+        let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        line.unwrap_or_else(|| panic!("{series} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(value(r#"stoker_sync_total{result="confirmed"}"#), 2.0);
+    assert_eq!(value(r#"stoker_sync_total{result="failed"}"#), 1.0);
+    assert_eq!(value(r#"stoker_files_changed_total{change="added"}"#), 2.0);
+    assert_eq!(value(r#"stoker_files_changed_total{change="modified"}"#), 1.0);
+    assert_eq!(value("stoker_drift_files"), 1.0);
+    assert_eq!(value("stoker_designer_sessions"), 1.0);
+    assert!(value("stoker_last_sync_timestamp_seconds") >= at as f64);
+    for phase in ["fetch", "plan", "apply", "scan", "total"] {
+        assert_eq!(value(&format!("stoker_sync_duration_seconds_count{{phase=\"{phase}\"}}")), 2.0);
+    }
+    assert!(value(r#"stoker_scan_api_duration_seconds_count{scan="projects"}"#) >= 2.0);
+    assert!(value(r#"stoker_agent_clone_duration_seconds_count{operation="fetch"}"#) >= 2.0);
+    assert!(text.contains("# HELP stoker_drift_files ") && text.contains("le=\"0.005\""));
+    let series = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).count();
+    assert!(series < 150, "{series} series: an agent must stay small");
+}
