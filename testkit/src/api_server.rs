@@ -48,6 +48,21 @@ pub struct AuditedRequest {
     /// What the client calls itself.
     #[serde(default)]
     pub user_agent: String,
+    /// What was asked for; absent for a request that is about no object, such as `/version`.
+    #[serde(default)]
+    pub object_ref: Option<AuditedObject>,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct AuditedObject {
+    /// Such as `configmaps`.
+    pub resource: String,
+    /// Such as `status`; empty for the object itself.
+    pub subresource: String,
+    /// Its name; empty for a list or a watch of many.
+    pub name: String,
 }
 
 /// Who made a request.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cluster;
 mod images;
 mod test;
@@ -23,6 +24,8 @@ enum Command {
     #[command(subcommand)]
     Cluster(cluster::Cluster),
     Images(images::Images),
+    #[command(subcommand)]
+    Bench(bench::Bench),
     Test(test::Test),
     Tour(tour::Tour),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Tools(tools) => tools.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster(cluster) => cluster.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Images(images) => images.run().map(|()| ExitCode::SUCCESS),
         Command::Test(test) => test.run(),
         Command::Tour(tour) => tour.run(),

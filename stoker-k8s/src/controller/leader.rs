@@ -92,8 +92,8 @@ impl Election {
                 Err(_) => tracing::warn!("lease not renewed: the api server did not answer in time"),
             }
             let leads = self.renewed.is_some_and(|at| at.elapsed() < self.settings.deadline);
-            // A renewal is no news: whoever waits for a change looks at everything afresh.
-            if leading.send_if_modified(|now| std::mem::replace(now, leads) != leads) {
+            // A renewal is no news: whoever waits for a change would take each for a take-over.
+            if leading.send_if_modified(|before| std::mem::replace(before, leads) != leads) {
                 tracing::info!(identity = self.settings.identity, leads, "leadership changed");
                 metrics::gauge!("stoker_leader").set(f64::from(u8::from(leads)));
             }

@@ -71,6 +71,24 @@ async fn one_replica_leads_and_the_next_takes_over_when_it_resigns_or_dies() {
 }
 
 #[tokio::test]
+async fn a_leader_that_stays_one_is_no_news() {
+    let Some(bed) = Bed::empty().await else { return };
+    let mut leader = Candidate::new(bed.controller_client().await, &bed.namespace, "a");
+    leader.becomes(true).await;
+    leader.leads.mark_unchanged();
+    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    for _ in 0..3 {
+        let before = leases.get("stoker-controller").await.unwrap().metadata.resource_version;
+        wait::until_true("the Lease to be renewed", LIMIT, || async {
+            Ok(leases.get("stoker-controller").await?.metadata.resource_version != before)
+        })
+        .await
+        .unwrap();
+    }
+    assert!(!leader.leads.has_changed().unwrap(), "everything would be looked at afresh");
+}
+
+#[tokio::test]
 async fn a_replica_that_does_not_lead_writes_nothing_and_takes_over_at_once() {
     let Some(mut bed) = Bed::empty().await else { return };
     let (lead, leads) = watch::channel(false);

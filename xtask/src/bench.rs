@@ -1,0 +1,92 @@
+//! `cargo xtask bench`: what Stoker costs.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+use stoker_benches::{Report, idle};
+
+use crate::cluster::{target_folder, workspace};
+
+/// Measure what Stoker costs, on the released programs; fails when a bound is broken
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Memory, requests and CPU time of a controller and ten gateways while nothing happens (root on Linux)
+    Idle(Idle),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Idle {
+    /// How long to watch
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+
+    /// How many gateways there are
+    #[arg(long, default_value_t = 10)]
+    gateways: usize,
+
+    /// How many files of views each gateway is given
+    #[arg(long, default_value_t = 1000)]
+    files: usize,
+
+    /// The cargo profile of the programs; images ship `dist`
+    #[arg(long, default_value = "release")]
+    profile: String,
+
+    /// Measure the programs in this folder, such as those of an earlier commit, instead of building them
+    #[arg(long, value_name = "DIR", conflicts_with = "profile")]
+    programs: Option<PathBuf>,
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let report = match self {
+            Self::Idle(idle) => idle.run()?,
+        };
+        report.print()?;
+        let broken = report.broken();
+        for sentence in &broken {
+            eprintln!("broken: {sentence}");
+        }
+        Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Idle {
+    fn run(self) -> Result<Report> {
+        if let Some(missing) = idle::lacking() {
+            anyhow::bail!("{missing}");
+        }
+        let folder = match &self.programs {
+            Some(folder) => {
+                folder.canonicalize().with_context(|| format!("--programs {}", folder.display()))?
+            }
+            None => build(&self.profile, &["stoker-controller", "stoker-agent"])?,
+        };
+        let options = idle::Options {
+            workspace: workspace(),
+            controller: folder.join("stoker-controller"),
+            agent: folder.join("stoker-agent"),
+            gateways: self.gateways,
+            files: self.files,
+            window: Duration::from_secs(self.seconds),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(idle::run(&options))
+    }
+}
+
+/// Builds packages with a profile and returns the folder of their programs.
+fn build(profile: &str, packages: &[&str]) -> Result<PathBuf> {
+    eprintln!("Building {} (profile {profile}).", packages.join(", "));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace()).args(["build", "--quiet", "--profile", profile]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    let status = command.env("CARGO_TARGET_DIR", target_folder()).status().context("running cargo")?;
+    ensure!(status.success(), "cargo build ended with {status}");
+    Ok(target_folder().join(profile))
+}
