@@ -291,6 +291,9 @@ PASSWORD_COMPLEXITY = off
 JWT_SECRET = {jwt}
 [service]
 DISABLE_REGISTRATION = true
+[queue]
+; The persistent kind looks for work every two seconds at worst, once for the push and once for its delivery.
+TYPE = channel
 [webhook]
 ; Tests live on loopback and on a node's private addresses.
 ALLOWED_HOST_LIST = loopback,private
