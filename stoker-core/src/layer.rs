@@ -1,5 +1,6 @@
 //! From mappings to the desired state: templates resolved, sources listed, excludes and protections applied.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
@@ -26,6 +27,8 @@ pub(crate) struct Layer {
     pub(crate) destination: RelPathBuf,
     pub(crate) kind: Option<MappingKind>,
     pub(crate) required: bool,
+    file_pattern: Option<PatternSet>,
+    max_file_bytes: Option<u64>,
     template: bool,
     patches: Vec<(PatternSet, Vec<(JsonPath, Value)>)>,
 }
@@ -80,7 +83,18 @@ impl Boundaries {
 
     /// Whether a file at `path` may be written or deleted at all.
     pub(crate) fn allows(&self, path: RelPath<'_>) -> bool {
-        !is_own(path) && self.protected(path, false).is_none() && !self.excludes.excludes(path, false)
+        self.forbids(path).is_none()
+    }
+
+    /// The rule by which a file at `path` may be neither written nor deleted.
+    pub(crate) fn forbids(&self, path: RelPath<'_>) -> Option<String> {
+        if is_own(path) {
+            return Some("Stoker's own state".to_owned());
+        }
+        if let Some(reason) = self.protected(path, false) {
+            return Some(format!("protected: {reason}"));
+        }
+        self.excludes.excluding_rule(path, false).map(|(_, pattern)| format!("excluded by {pattern}"))
     }
 }
 
@@ -97,6 +111,11 @@ impl Layer {
             })
         };
         let destination = path("destination", &mapping.destination)?;
+        let file_pattern = mapping.file_pattern.as_deref().map(|pattern| {
+            let pattern = render(&mapping.origin, "filePattern", pattern, variables)?;
+            Ok::<_, PlanError>(PatternSet::new([pattern])?)
+        });
+        let file_pattern = file_pattern.transpose()?;
         let patches = mapping.patches.iter().map(|patch| {
             let file = patch.file.as_deref().unwrap_or("*.json");
             let file = render(&mapping.origin, "patch file", file, variables)?;
@@ -109,6 +128,8 @@ impl Layer {
             destination,
             kind: mapping.kind,
             required: mapping.required,
+            file_pattern,
+            max_file_bytes: mapping.max_file_bytes,
             template: mapping.template,
         })
     }
@@ -119,17 +140,31 @@ impl Layer {
         self.source.as_path().join(below)
     }
 
+    /// The largest file that is accepted, in bytes.
+    pub(crate) fn max_file_bytes(&self, spec: &SyncSpec) -> u64 {
+        self.max_file_bytes.unwrap_or(spec.limits.max_file_bytes)
+    }
+
+    fn matches(&self, set: &PatternSet, path: RelPath<'_>) -> bool {
+        match path.strip_prefix(self.destination.as_path()).filter(|p| !p.is_root()) {
+            Some(below) => set.excludes(below, false),
+            // A file mapping has nothing below its destination: patterns match the file's own name.
+            None => path
+                .file_name()
+                .and_then(|name| RelPath::ROOT.child(name).ok())
+                .is_some_and(|name| set.excludes(name.as_path(), false)),
+        }
+    }
+
+    /// Whether the mapping's file pattern lets `path` pass.
+    fn selects(&self, path: RelPath<'_>) -> bool {
+        self.file_pattern.as_ref().is_none_or(|set| self.matches(set, path))
+    }
+
     fn transform(&self, path: RelPath<'_>) -> Transform {
-        let below = path.strip_prefix(self.destination.as_path()).filter(|p| !p.is_root());
-        // A file mapping has nothing below its destination: its patches match the file's own name.
-        let name = path.file_name().and_then(|name| RelPath::ROOT.child(name).ok());
-        let matched = |set: &PatternSet| match (below, &name) {
-            (Some(below), _) => set.excludes(below, false),
-            (None, Some(name)) => set.excludes(name.as_path(), false),
-            (None, None) => false,
-        };
-        let edits = self.patches.iter().filter(|(set, _)| matched(set)).flat_map(|(_, edits)| edits.clone());
-        Transform { template: self.template, edits: edits.collect() }
+        let matching = self.patches.iter().filter(|(set, _)| self.matches(set, path));
+        let edits = matching.flat_map(|(_, edits)| edits.clone()).collect();
+        Transform { template: self.template, edits }
     }
 }
 
@@ -179,11 +214,19 @@ pub(crate) fn list(
         warnings,
         state: DesiredState { transforms: vec![Transform::default()], ..DesiredState::default() },
         transform_keys: HashMap::new(),
+        overlaps: BTreeMap::new(),
     };
     for (number, (layer, root)) in layers.iter().zip(roots).enumerate() {
         listing.layer(number as u32, layer, root.as_ref())?;
     }
-    let mut state = listing.state;
+    let Listing { mut state, overlaps, warnings, .. } = listing;
+    let origin = |number: u32| layers.get(number as usize).map_or_else(String::new, |l| l.origin.clone());
+    warnings.extend(overlaps.into_iter().map(|((loses, wins), (path, files))| Warning::Overlap {
+        path,
+        files,
+        loses: origin(loses),
+        wins: origin(wins),
+    }));
     generate(&mut state.files, layers.len(), boundaries, spec);
     state.total_bytes = state.files.values().filter_map(|f| f.size).sum();
     twins(&state.files)?;
@@ -224,6 +267,8 @@ struct Listing<'a> {
     warnings: &'a mut Vec<Warning>,
     state: DesiredState,
     transform_keys: HashMap<String, u32>,
+    /// Which layers bring the same path: the first path and their number, by losing and winning layer.
+    overlaps: BTreeMap<(u32, u32), (RelPathBuf, u64)>,
 }
 
 impl Listing<'_> {
@@ -261,6 +306,7 @@ impl Listing<'_> {
             MappingKind::File if layer.destination.as_path().is_root() => {
                 Err(PlanError::FileOntoRoot { origin: origin(), source_path: layer.source.clone() })
             }
+            MappingKind::File if !layer.selects(layer.destination.as_path()) => Ok(()),
             MappingKind::File => self.file(number, layer, layer.destination.clone(), root),
             MappingKind::Dir => {
                 let destination = layer.destination.as_path();
@@ -305,7 +351,7 @@ impl Listing<'_> {
                     let below = from.child(name).map_err(entry_error)?;
                     self.directory(number, layer, below.as_path(), path.as_path(), rule)?;
                 }
-                _ if excluded => {}
+                _ if excluded || !layer.selects(path.as_path()) => {}
                 EntryKind::File | EntryKind::Executable => self.file(number, layer, path, &named.entry)?,
                 kind => {
                     let path = from.child(name).map_err(entry_error)?;
@@ -328,12 +374,23 @@ impl Listing<'_> {
             return Err(PlanError::UnsupportedEntry { path, kind: entry.kind, origin: layer.origin.clone() });
         };
         let limits = &self.spec.limits;
-        if let Some(size) = entry.size.filter(|&size| size > limits.max_file_bytes) {
-            return Err(PlanError::FileTooLarge { path, size, limit: limits.max_file_bytes });
+        let limit = layer.max_file_bytes(self.spec);
+        if let Some(size) = entry.size.filter(|&size| size > limit) {
+            return Err(PlanError::FileTooLarge { origin: layer.origin.clone(), path, size, limit });
         }
         let transform = self.transform(layer, path.as_path())?;
         let executable = entry.kind == EntryKind::Executable;
-        self.state.files.insert(path, Desired { id, size: entry.size, executable, layer: number, transform });
+        let wanted = Desired { id, size: entry.size, executable, layer: number, transform };
+        match self.state.files.entry(path) {
+            Slot::Vacant(slot) => {
+                slot.insert(wanted);
+            }
+            Slot::Occupied(mut slot) => {
+                let pair = (slot.get().layer, number);
+                self.overlaps.entry(pair).or_insert_with(|| (slot.key().clone(), 0)).1 += 1;
+                slot.insert(wanted);
+            }
+        }
         if self.state.files.len() as u64 > limits.max_files {
             return Err(PlanError::TooManyFiles { limit: limits.max_files });
         }

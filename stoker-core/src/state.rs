@@ -4,6 +4,7 @@
 //! .stoker/            mode 0700, on the destination's own file system
 //!   lock              held (flock) by whoever plans and applies
 //!   head              JSON: the revision that is live, and what the last plan was made from
+//!   seen              JSON: a later revision with the same content
 //!   manifest          per owned path: what was written last, and how the file looked right after
 //!   journal           exists only while a transaction is between its commit point and its end
 //!   stage/N           new contents of the running transaction
@@ -188,7 +189,19 @@ impl StateDir {
     }
 
     pub(crate) fn head(&self) -> io::Result<Option<Head>> {
-        Ok(self.read("head")?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        let read = |name| {
+            Ok::<Option<Head>, io::Error>(
+                self.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+            )
+        };
+        let (head, seen) = (read("head")?, read("seen")?);
+        // A revision that was seen counts only on top of the very transaction and spec that are live.
+        let same =
+            |head: &Head, seen: &Head| (head.transaction, &head.spec) == (seen.transaction, &seen.spec);
+        Ok(match (head, seen) {
+            (Some(head), Some(seen)) if same(&head, &seen) && seen.sources == head.sources => Some(seen),
+            (head, _) => head,
+        })
     }
 
     /// The manifest, or `None` when there is none or it is damaged: it is then rebuilt by adoption.
@@ -209,6 +222,20 @@ pub(crate) fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Removes what has a name, with everything below it.
+pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let directory = crate::root::descend(parent, [name])?;
+    for below in names(&directory)? {
+        remove_tree(directory.as_fd(), &below)?;
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// A value with a format mark and a checksum.

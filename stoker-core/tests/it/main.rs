@@ -5,5 +5,6 @@ mod crash;
 mod guards;
 mod history;
 mod model;
+mod policy;
 mod sync;
 mod world;
