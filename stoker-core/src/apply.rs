@@ -325,15 +325,8 @@ impl Transaction<'_> {
         let mut workshop = self.workshop(journal.transaction).map_err(|e| interrupted(&root, e))?;
         for (done, step) in journal.steps.iter().enumerate() {
             let Err(error) = workshop.perform(step) else { continue };
-            for step in journal.steps[..=done].iter().rev() {
-                workshop.undo(step).map_err(|_| interrupted(step.path(), io::Error::from(error.kind())))?;
-            }
-            // The way back must be as durable as the journal that is dropped for it.
-            rustix::fs::syncfs(self.root.fd())
-                .map_err(io::Error::from)
-                .and_then(|()| self.state.remove("journal"))
-                .and_then(|()| Ok(rustix::fs::fsync(self.state.fd())?))
-                .map_err(|e| interrupted(step.path(), e))?;
+            self.take_back(journal, &mut workshop, done)
+                .map_err(|_| interrupted(step.path(), io::Error::from(error.kind())))?;
             self.abandon(journal.transaction);
             return Err(ApplyError::io(step.path().as_path(), error));
         }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod cluster;
+mod crash_proof;
 mod images;
 mod test;
 mod tools;
@@ -22,6 +23,7 @@ enum Command {
     Tools(tools::Tools),
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    CrashProof(crash_proof::CrashProof),
     Images(images::Images),
     Test(test::Test),
     Tour(tour::Tour),
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Tools(tools) => tools.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster(cluster) => cluster.run(),
+        Command::CrashProof(proof) => proof.run(),
         Command::Images(images) => images.run().map(|()| ExitCode::SUCCESS),
         Command::Test(test) => test.run(),
         Command::Tour(tour) => tour.run(),

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use crate::apply::Transaction;
-use crate::journal::{Journal, Step, remembered};
+use crate::journal::{Journal, Step, Workshop, remembered};
 use crate::state::{Head, Manifest, ManifestEntry, names, remove_tree, seal, unseal};
 
 impl Transaction<'_> {
@@ -26,13 +26,38 @@ impl Transaction<'_> {
         };
         self.state.make_directory(&format!("history/{}", journal.transaction))?;
         let mut workshop = self.workshop(journal.transaction)?;
-        for step in &journal.steps {
-            workshop.redo(step)?;
+        for (done, step) in journal.steps.iter().enumerate() {
+            match workshop.redo(step) {
+                Ok(()) => {}
+                Err(error) if is_in_the_way(&error) => {
+                    tracing::warn!(%error, path = %step.path(), "the interrupted transaction is taken back");
+                    self.take_back(&journal, &mut workshop, done)?;
+                    self.abandon(journal.transaction);
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
         }
         let manifest = self.state.manifest()?.unwrap_or_default();
         self.finish(&journal, manifest, true)?;
         self.sweep()?;
         Ok(Some(journal.transaction))
+    }
+
+    /// Takes the steps up to `last` back, and drops the journal.
+    pub(super) fn take_back(
+        &self,
+        journal: &Journal,
+        workshop: &mut Workshop<'_>,
+        last: usize,
+    ) -> io::Result<()> {
+        for step in journal.steps[..=last].iter().rev() {
+            workshop.undo(step)?;
+        }
+        // The way back must be as durable as the journal that is dropped for it.
+        rustix::fs::syncfs(self.root.fd())?;
+        self.state.remove("journal")?;
+        Ok(rustix::fs::fsync(self.state.fd())?)
     }
 
     /// Writes down what is live now, and turns the journal into history.
@@ -108,4 +133,10 @@ impl Transaction<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether somebody else has put something where the transaction wanted to write.
+fn is_in_the_way(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, IsADirectory, NotADirectory};
+    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | IsADirectory | NotADirectory)
 }

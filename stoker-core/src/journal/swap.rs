@@ -14,14 +14,16 @@ use crate::root::{Live, descend, live_at};
 use crate::state::{ManifestEntry, names, own_like};
 
 impl Workshop<'_> {
-    /// Takes a swap, for the first time or (`again`) after a crash.
+    /// Takes a swap, for the first time or (`again`) whatever state a crash has left it in.
+    ///
+    /// Fails when somebody else has put something into the way; the transaction is then taken back.
     pub(super) fn swap(&mut self, step: &Step, again: bool) -> io::Result<()> {
         let result = match step {
             Step::DirectoryForFile { path, slot, inside, .. } => {
                 self.directory_for_file(path.as_path(), &slot.to_string(), inside, again)
             }
             Step::FileForDirectory { path, slot, entry, inside, .. } => {
-                self.file_for_directory(path.as_path(), &slot.to_string(), entry, inside, again)
+                self.file_for_directory(path.as_path(), &slot.to_string(), entry, inside)
             }
             _ => Ok(()),
         };
@@ -51,14 +53,28 @@ impl Workshop<'_> {
         inside: &[Step],
         again: bool,
     ) -> io::Result<()> {
+        if live_at(self.stage.as_fd(), &aside(slot))? == Live::Directory {
+            // It was being taken back, the slow way.
+            if exists(self.stage.as_fd(), slot)? {
+                self.keep(slot)?;
+            }
+            rustix::fs::renameat(&self.stage, aside(slot), &self.stage, slot)?;
+        }
         let staged = live_at(self.stage.as_fd(), slot)?;
         if matches!(staged, Live::File(_) | Live::Special) {
-            return self.keep(slot);
+            self.keep(slot)?;
+            return self.fill(inside);
         }
         if staged == Live::Absent && !self.any_staged(inside)? {
             return Ok(());
         }
         let (parent, name) = self.place(path)?;
+        if again && live_at(parent.as_fd(), name)? == Live::Directory {
+            if staged == Live::Directory {
+                self.disassemble(path, slot, slot, inside)?;
+            }
+            return self.fill(inside);
+        }
         self.assemble(path, slot, inside, parent.as_fd())?;
         match live_at(parent.as_fd(), name)? {
             Live::Absent => rename_new(self.stage.as_fd(), slot, parent.as_fd(), name),
@@ -72,11 +88,6 @@ impl Workshop<'_> {
                     Err(e) => Err(e.into()),
                 }
             }
-            // Somebody made the directory meanwhile: after the commit point the files go into theirs.
-            Live::Directory if again => {
-                self.disassemble(path, slot, slot, inside)?;
-                inside.iter().try_for_each(|step| self.redo(step))
-            }
             Live::Directory => Err(io::Error::new(
                 io::ErrorKind::IsADirectory,
                 "a directory has appeared in the place of a file",
@@ -84,10 +95,36 @@ impl Workshop<'_> {
         }
     }
 
+    /// Brings what is still staged into a directory that has its place already. A power cut may keep the exchange and
+    /// lose what happened inside before.
+    fn fill(&mut self, inside: &[Step]) -> io::Result<()> {
+        self.cursor.reset();
+        if !self.any_staged(inside)? {
+            return Ok(());
+        }
+        for step in inside {
+            match step {
+                Step::MakeDirectory { path } => self.make_directory(path.as_path())?,
+                Step::Put { path, slot, .. } if exists(self.stage.as_fd(), &slot.to_string())? => {
+                    self.put(path.as_path(), &slot.to_string())?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn file_again(&mut self, path: RelPath<'_>, slot: &str, inside: &[Step]) -> io::Result<()> {
+        let (parent, name) = self.place(path)?;
+        if live_at(self.stage.as_fd(), &aside(slot))? == Live::Directory {
+            if exists(self.stage.as_fd(), slot)? {
+                rename_new(self.stage.as_fd(), slot, parent.as_fd(), name)?;
+            }
+            rustix::fs::renameat(&self.stage, aside(slot), &self.stage, slot)?;
+            return self.disassemble(path, slot, slot, inside);
+        }
         let staged = live_at(self.stage.as_fd(), slot)?;
         let kept = exists(self.history.as_fd(), slot)?;
-        let (parent, name) = self.place(path)?;
         if staged == Live::Directory {
             if kept {
                 rename_new(self.history.as_fd(), slot, parent.as_fd(), name)?;
@@ -128,14 +165,20 @@ impl Workshop<'_> {
         slot: &str,
         entry: &ManifestEntry,
         inside: &[Step],
-        again: bool,
     ) -> io::Result<()> {
+        if matches!(live_at(self.stage.as_fd(), &aside(slot))?, Live::File(_) | Live::Special) {
+            // It was being taken back, the slow way.
+            let (parent, name) = self.place(path)?;
+            if live_at(parent.as_fd(), name)? == Live::Absent {
+                rename_new(self.stage.as_fd(), &aside(slot), parent.as_fd(), name)?;
+            } else {
+                rustix::fs::renameat(&self.stage, aside(slot), &self.stage, slot)?;
+            }
+        }
         if matches!(live_at(self.stage.as_fd(), slot)?, Live::File(_) | Live::Special) {
             let (parent, name) = self.place(path)?;
             if live_at(parent.as_fd(), name)? == Live::Directory {
-                if !again {
-                    only_known(parent.as_fd(), name, path, inside)?;
-                }
+                only_known(parent.as_fd(), name, path, inside)?;
                 match rustix::fs::renameat_with(&self.stage, slot, &parent, name, RenameFlags::EXCHANGE) {
                     Ok(()) => {}
                     Err(e) if is_unable(e) => {
@@ -155,7 +198,7 @@ impl Workshop<'_> {
         }
         for old in [slot.to_owned(), aside(slot)] {
             if live_at(self.stage.as_fd(), &old)? == Live::Directory {
-                self.empty(path, slot, &old, inside, again)?;
+                self.empty(path, &old, inside)?;
             }
         }
         Ok(())
@@ -168,6 +211,13 @@ impl Workshop<'_> {
         entry: &ManifestEntry,
         inside: &[Step],
     ) -> io::Result<()> {
+        if matches!(live_at(self.stage.as_fd(), &aside(slot))?, Live::File(_) | Live::Special) {
+            let (parent, name) = self.place(path)?;
+            if live_at(self.stage.as_fd(), slot)? == Live::Directory {
+                rename_new(self.stage.as_fd(), slot, parent.as_fd(), name)?;
+            }
+            return Ok(rustix::fs::renameat(&self.stage, aside(slot), &self.stage, slot)?);
+        }
         let is_directory =
             |name: &str| Ok::<_, io::Error>(live_at(self.stage.as_fd(), name)? == Live::Directory);
         let old = if is_directory(slot)? {
@@ -290,14 +340,7 @@ impl Workshop<'_> {
     }
 
     /// Moves the files of the old directory to the history, and removes it.
-    fn empty(
-        &self,
-        path: RelPath<'_>,
-        slot: &str,
-        old: &str,
-        inside: &[Step],
-        again: bool,
-    ) -> io::Result<()> {
+    fn empty(&self, path: RelPath<'_>, old: &str, inside: &[Step]) -> io::Result<()> {
         let top = descend(self.stage.as_fd(), [old])?;
         for step in inside {
             let Some((above, last)) = split(step.path().as_path(), path) else { continue };
@@ -315,17 +358,13 @@ impl Workshop<'_> {
                 _ => {}
             }
         }
-        if remove(self.stage.as_fd(), old)? {
-            return Ok(());
-        }
-        if !again {
+        if !remove(self.stage.as_fd(), old)? {
             return Err(io::Error::new(
                 io::ErrorKind::DirectoryNotEmpty,
                 "files have appeared in a directory that a file replaces",
             ));
         }
-        // After a crash there is no way back: what has appeared in the directory is kept with what it held.
-        Ok(rustix::fs::renameat(&self.stage, old, &self.history, rest(slot))?)
+        Ok(())
     }
 }
 

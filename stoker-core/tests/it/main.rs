@@ -1,7 +1,6 @@
 //! What the engine promises, on real directories.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod crash;
 mod guards;
 mod history;
 mod model;
