@@ -104,7 +104,7 @@ fn in_history(root: &Path, content: &str) -> bool {
     search(&root.join(".stoker/history"), content.as_bytes())
 }
 
-fn directories(root: &Path) -> BTreeSet<String> {
+pub(crate) fn directories(root: &Path) -> BTreeSet<String> {
     fn walk(root: &Path, at: &str, all: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(root.join(at)).unwrap() {
             let entry = entry.unwrap();

@@ -5,5 +5,6 @@ mod guards;
 mod history;
 mod model;
 mod policy;
+mod reader;
 mod sync;
 mod world;
