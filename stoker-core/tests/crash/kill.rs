@@ -116,8 +116,7 @@ pub(crate) fn prove(
         for worker in 0..workers {
             let (tally, next, calls) = (&tally, &next, &calls);
             scope.spawn(move || {
-                loop {
-                    let Some(n) = calls.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                while let Some(n) = calls.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let one = point(scenario, ends, seed, &scratch.join(worker.to_string()), n, deep, act);
                     let mut all = tally.lock().unwrap();
                     all.points += one.points;
