@@ -44,9 +44,8 @@ impl Source for Folders {
     fn list(&self, path: RelPath<'_>) -> Result<Vec<NamedEntry>, SourceError> {
         let named = |name: String, entry| NamedEntry { name: name.into_bytes(), entry };
         if path.is_root() {
-            return Ok((0..self.count / 200 + 1)
-                .map(|n| named(format!("p{n:04}"), directory("p")))
-                .collect());
+            let group = |n: usize| directory(&format!("{n} {}", self.commit_of(n * 100)));
+            return Ok((0..self.count / 200 + 1).map(|n| named(format!("p{n:04}"), group(n))).collect());
         }
         let number = |text: &str| text[1..].parse::<usize>().unwrap_or_default();
         let parts: Vec<&str> = path.components().collect();
@@ -54,7 +53,7 @@ impl Source for Folders {
             [group] => {
                 let first = number(group) * 100;
                 (first..(first + 100).min(self.count / 2))
-                    .map(|n| named(format!("f{n:06}"), directory("f")))
+                    .map(|n| named(format!("f{n:06}"), directory(&format!("{n} {}", self.commit_of(n)))))
                     .collect()
             }
             [_, folder] => ["resource.json", "view.txt"]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use crate::layer::{self, Boundaries, Desired, DesiredState, Layer};
+use crate::layer::{self, Boundaries, Desired, DesiredState, Known, Layer};
 use crate::path::{RelPath, RelPathBuf};
 use crate::pattern::PatternSet;
 use crate::plan::{Action, ActionKind, Counts, Found, From, Need, Plan, PlanError, Warning, Write};
@@ -43,7 +43,7 @@ const MAX_JUDGED_BYTES: u64 = 1 << 20;
 /// How to plan.
 #[derive(Debug, Clone, Default)]
 pub struct PlanOptions {
-    /// Look for files that somebody else changed, even when neither the source nor the spec did.
+    /// Look for files that somebody else changed, also where neither the source nor the spec did.
     pub check_drift: bool,
     /// The digest of a plan whose deletions somebody has approved.
     pub approved: Option<String>,
@@ -125,14 +125,29 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     if same_inputs
         && !look_further
         && plan.manifest.files.len() as u64 == plan.head.files
-        && !drifted(inputs, &plan.manifest)?
+        && !drifted(inputs, plan.manifest.files.iter())?
     {
         plan.unlisted = true;
         plan.counts.unchanged = plan.head.files;
         plan.digest = digest(&plan);
         return Ok(plan);
     }
-    let mut desired = layer::list(inputs.source, &layers, &roots, &boundaries, spec, &mut plan.warnings)?;
+    let as_left =
+        |at: RelPath<'_>| Ok(!inputs.options.check_drift || !drifted(inputs, plan.manifest.below(at))?);
+    let known = Known { manifest: &plan.manifest, as_left: &as_left };
+    let comparable = plan.previous.as_ref().is_some_and(|h| h.spec == plan.head.spec)
+        && plan.manifest.files.len() as u64 == plan.head.files;
+    let mut desired = layer::list(
+        inputs.source,
+        &layers,
+        &roots,
+        &boundaries,
+        spec,
+        comparable.then_some(&known),
+        &mut plan.warnings,
+    )?;
+    plan.manifest.trees = std::mem::take(&mut desired.trees);
+    plan.counts.unchanged = desired.covered_files;
     if desired.total_bytes > spec.limits.max_total_bytes {
         return Err(PlanError::TooManyBytes {
             total: desired.total_bytes,
@@ -165,10 +180,13 @@ fn spec_digest(spec: &SyncSpec, layers: &[Layer]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Whether any owned file does not look as it was left.
-fn drifted(inputs: &Inputs<'_>, manifest: &Manifest) -> Result<bool, PlanError> {
+/// Whether any of some owned files does not look as it was left.
+fn drifted<'m>(
+    inputs: &Inputs<'_>,
+    files: impl Iterator<Item = (&'m RelPathBuf, &'m ManifestEntry)>,
+) -> Result<bool, PlanError> {
     let mut cursor = inputs.root.cursor();
-    for (path, entry) in &manifest.files {
+    for (path, entry) in files {
         let live =
             cursor.live(path.as_path()).map_err(|source| PlanError::Live { path: path.clone(), source })?;
         if !matches!(live, Live::File(file) if file.id == entry.stat) {
@@ -215,8 +233,11 @@ impl Comparison<'_, '_> {
         let mut cursor = self.inputs.root.cursor();
         let mut base = std::mem::take(&mut self.plan.manifest.files);
         let mut paths: Vec<&RelPathBuf> = desired.files.keys().collect();
-        let vanished: Vec<RelPathBuf> =
-            base.keys().filter(|p| !desired.files.contains_key(*p)).cloned().collect();
+        let vanished: Vec<RelPathBuf> = base
+            .keys()
+            .filter(|p| !desired.files.contains_key(*p) && !desired.covers(p.as_path()))
+            .cloned()
+            .collect();
         paths.extend(&vanished);
         paths.sort_unstable();
         for path in paths {

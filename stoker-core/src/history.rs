@@ -47,6 +47,43 @@ pub struct Past {
     pub changes: Vec<(RelPathBuf, ActionKind)>,
 }
 
+/// What some transactions in a row did to each file, taken together.
+///
+/// A file that was made and deleted again does not appear.
+///
+/// ```
+/// use stoker_core::{ActionKind, Past, RelPathBuf, net_changes};
+/// let past = |transaction, kind| Past {
+///     transaction,
+///     from: None,
+///     to: String::new(),
+///     at: 0,
+///     changes: vec![(RelPathBuf::parse("a").unwrap(), kind)],
+/// };
+/// let changes = net_changes(&[past(1, ActionKind::Create), past(2, ActionKind::Update)]);
+/// assert_eq!(changes[0].1, ActionKind::Create);
+/// assert!(net_changes(&[past(1, ActionKind::Create), past(2, ActionKind::Delete)]).is_empty());
+/// ```
+#[must_use]
+pub fn net_changes(past: &[Past]) -> Vec<(RelPathBuf, ActionKind)> {
+    use ActionKind::{Create, Delete, SetMode, Update};
+    let mut net: BTreeMap<&RelPathBuf, ActionKind> = BTreeMap::new();
+    for (path, then) in past.iter().flat_map(|p| &p.changes) {
+        let change = match (net.get(path), then) {
+            (Some(Create), Delete) => None,
+            (Some(Create), _) => Some(Create),
+            (Some(Delete), Create) => Some(Update),
+            (Some(Update), SetMode) => Some(Update),
+            (_, then) => Some(*then),
+        };
+        match change {
+            Some(change) => net.insert(path, change),
+            None => net.remove(path),
+        };
+    }
+    net.into_iter().map(|(path, kind)| (path.clone(), kind)).collect()
+}
+
 /// Why there is no way back.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -194,7 +231,9 @@ impl Transaction<'_> {
         });
         let journal =
             Journal { transaction, previous, head: Head { transaction, at: now_ms(), ..before }, steps };
-        let manifest: Manifest = self.state.manifest().map_err(io_error)?.unwrap_or_default();
+        let mut manifest: Manifest = self.state.manifest().map_err(io_error)?.unwrap_or_default();
+        // They tell of the revision that is left.
+        manifest.trees.clear();
         self.run(&journal, manifest)?;
         Ok(journal)
     }

@@ -1,7 +1,7 @@
 //! From mappings to the desired state: templates resolved, sources listed, excludes and protections applied.
 
 use std::collections::btree_map::Entry as Slot;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
@@ -12,7 +12,7 @@ use crate::pattern::{PatternSet, RuleIndex};
 use crate::plan::{PlanError, Warning};
 use crate::source::{ContentId, Entry, EntryKind, Source};
 use crate::spec::{Mapping, MappingKind, SyncSpec};
-use crate::state::{STATE_DIRECTORY, is_own};
+use crate::state::{Manifest, STATE_DIRECTORY, below, is_own};
 use crate::template::{Template, Variables};
 use crate::transform::Transform;
 
@@ -53,6 +53,28 @@ pub(crate) struct DesiredState {
     /// Destinations of mappings whose source is missing: nothing below them is deleted.
     pub(crate) untouched: Vec<RelPathBuf>,
     pub(crate) total_bytes: u64,
+    /// Directories that are wanted as they were left: neither listed nor compared.
+    pub(crate) covered: BTreeSet<RelPathBuf>,
+    /// Owned files below them.
+    pub(crate) covered_files: u64,
+    /// Which tree each directory is made from; see [`Manifest::trees`].
+    pub(crate) trees: BTreeMap<RelPathBuf, ContentId>,
+}
+
+impl DesiredState {
+    /// Whether `path` lies in a directory that is wanted as it was left.
+    pub(crate) fn covers(&self, path: RelPath<'_>) -> bool {
+        !self.covered.is_empty()
+            && (self.covered.contains("")
+                || path.ancestors().any(|above| self.covered.contains(above.as_str())))
+    }
+}
+
+/// What is known of the last sync, when it was made with the same spec.
+pub(crate) struct Known<'a> {
+    pub(crate) manifest: &'a Manifest,
+    /// Whether everything owned below a directory looks as it was left.
+    pub(crate) as_left: &'a dyn Fn(RelPath<'_>) -> Result<bool, PlanError>,
 }
 
 /// What a path must never be: the engine's own, protected, or excluded.
@@ -205,6 +227,7 @@ pub(crate) fn list(
     roots: &[Option<Entry>],
     boundaries: &Boundaries,
     spec: &SyncSpec,
+    known: Option<&Known<'_>>,
     warnings: &mut Vec<Warning>,
 ) -> Result<DesiredState, PlanError> {
     let mut listing = Listing {
@@ -215,11 +238,19 @@ pub(crate) fn list(
         state: DesiredState { transforms: vec![Transform::default()], ..DesiredState::default() },
         transform_keys: HashMap::new(),
         overlaps: BTreeMap::new(),
+        known,
+        alone: false,
+        covered_bytes: 0,
     };
     for (number, (layer, root)) in layers.iter().zip(roots).enumerate() {
+        let here = layer.destination.as_path();
+        let others = layers.iter().enumerate().filter(|(other, _)| *other != number);
+        listing.alone = others
+            .map(|(_, other)| other.destination.as_path())
+            .all(|there| !there.starts_with(here) && !here.starts_with(there));
         listing.layer(number as u32, layer, root.as_ref())?;
     }
-    let Listing { mut state, overlaps, warnings, .. } = listing;
+    let Listing { mut state, overlaps, warnings, covered_bytes, .. } = listing;
     let origin = |number: u32| layers.get(number as usize).map_or_else(String::new, |l| l.origin.clone());
     warnings.extend(overlaps.into_iter().map(|((loses, wins), (path, files))| Warning::Overlap {
         path,
@@ -227,27 +258,20 @@ pub(crate) fn list(
         loses: origin(loses),
         wins: origin(wins),
     }));
-    generate(&mut state.files, layers.len(), boundaries, spec);
-    state.total_bytes = state.files.values().filter_map(|f| f.size).sum();
-    twins(&state.files)?;
+    generate(&mut state, layers.len(), boundaries, spec);
+    state.total_bytes = covered_bytes + state.files.values().filter_map(|f| f.size).sum::<u64>();
+    twins(state.files.keys().chain(&state.covered), state.files.len())?;
     Ok(state)
 }
 
 /// Adds the generated files that are needed and that no layer brings.
-fn generate(
-    files: &mut BTreeMap<RelPathBuf, Desired>,
-    layers: usize,
-    boundaries: &Boundaries,
-    spec: &SyncSpec,
-) {
+fn generate(state: &mut DesiredState, layers: usize, boundaries: &Boundaries, spec: &SyncSpec) {
     for (number, generated) in spec.generated.iter().enumerate() {
-        let below = files.range(generated.needed_by.clone()..).take_while(|(path, _)| {
-            // Siblings such as `a.b` sort between `a` and `a/b`.
-            path.as_str().starts_with(generated.needed_by.as_str())
-        });
-        let needed =
-            below.into_iter().any(|(path, _)| path.as_path().starts_with(generated.needed_by.as_path()));
-        if needed && !files.contains_key(&generated.path) && boundaries.allows(generated.path.as_path()) {
+        let (needed_by, path) = (generated.needed_by.as_path(), &generated.path);
+        let needed = below(&state.files, needed_by).next().is_some()
+            || state.covered.iter().any(|directory| directory.as_path().starts_with(needed_by));
+        let brought = state.files.contains_key(path) || state.covers(path.as_path());
+        if needed && !brought && boundaries.allows(path.as_path()) {
             let wanted = Desired {
                 id: ContentId::of(generated.content.as_bytes()),
                 size: Some(generated.content.len() as u64),
@@ -255,7 +279,7 @@ fn generate(
                 layer: (layers + number) as u32,
                 transform: 0,
             };
-            files.insert(generated.path.clone(), wanted);
+            state.files.insert(path.clone(), wanted);
         }
     }
 }
@@ -269,6 +293,10 @@ struct Listing<'a> {
     transform_keys: HashMap<String, u32>,
     /// Which layers bring the same path: the first path and their number, by losing and winning layer.
     overlaps: BTreeMap<(u32, u32), (RelPathBuf, u64)>,
+    known: Option<&'a Known<'a>>,
+    /// Whether no other layer writes where the current one does.
+    alone: bool,
+    covered_bytes: u64,
 }
 
 impl Listing<'_> {
@@ -314,9 +342,53 @@ impl Listing<'_> {
                 for above in destination.ancestors() {
                     last = last.max(self.boundaries.excludes.step(None, above, true));
                 }
-                self.directory(number, layer, layer.source.as_path(), destination, last)
+                self.tree(number, layer, layer.source.as_path(), destination, last, root.id)
             }
         }
+    }
+
+    /// A directory whose tree the source may name: it is listed only when that is another one than last time.
+    fn tree(
+        &mut self,
+        number: u32,
+        layer: &Layer,
+        from: RelPath<'_>,
+        to: RelPath<'_>,
+        excluded_by: Option<RuleIndex>,
+        id: Option<ContentId>,
+    ) -> Result<(), PlanError> {
+        let Some(id) = id.filter(|_| self.alone) else {
+            return self.directory(number, layer, from, to, excluded_by);
+        };
+        if let Some(known) = self.known
+            && known.manifest.trees.get(to.as_str()) == Some(&id)
+            && (known.as_left)(to)?
+        {
+            for (_, entry) in known.manifest.below(to) {
+                self.state.covered_files += 1;
+                self.covered_bytes += entry.stat.size;
+            }
+            let trees = below(&known.manifest.trees, to).map(|(path, id)| (path.clone(), *id));
+            self.state.trees.extend(trees);
+            self.state.trees.insert(to.to_buf(), id);
+            self.state.covered.insert(to.to_buf());
+            return self.count();
+        }
+        let warnings = self.warnings.len();
+        self.directory(number, layer, from, to, excluded_by)?;
+        // What has to be said again next time has to be listed again.
+        if self.warnings.len() == warnings {
+            self.state.trees.insert(to.to_buf(), id);
+        }
+        Ok(())
+    }
+
+    fn count(&self) -> Result<(), PlanError> {
+        let limit = self.spec.limits.max_files;
+        if self.state.files.len() as u64 + self.state.covered_files > limit {
+            return Err(PlanError::TooManyFiles { limit });
+        }
+        Ok(())
     }
 
     fn directory(
@@ -349,7 +421,7 @@ impl Listing<'_> {
                         continue;
                     }
                     let below = from.child(name).map_err(entry_error)?;
-                    self.directory(number, layer, below.as_path(), path.as_path(), rule)?;
+                    self.tree(number, layer, below.as_path(), path.as_path(), rule, named.entry.id)?;
                 }
                 _ if excluded || !layer.selects(path.as_path()) => {}
                 EntryKind::File | EntryKind::Executable => self.file(number, layer, path, &named.entry)?,
@@ -373,7 +445,6 @@ impl Listing<'_> {
         let Some(id) = entry.id else {
             return Err(PlanError::UnsupportedEntry { path, kind: entry.kind, origin: layer.origin.clone() });
         };
-        let limits = &self.spec.limits;
         let limit = layer.max_file_bytes(self.spec);
         if let Some(size) = entry.size.filter(|&size| size > limit) {
             return Err(PlanError::FileTooLarge { origin: layer.origin.clone(), path, size, limit });
@@ -391,10 +462,7 @@ impl Listing<'_> {
                 slot.insert(wanted);
             }
         }
-        if self.state.files.len() as u64 > limits.max_files {
-            return Err(PlanError::TooManyFiles { limit: limits.max_files });
-        }
-        Ok(())
+        self.count()
     }
 
     fn transform(&mut self, layer: &Layer, path: RelPath<'_>) -> Result<u32, PlanError> {
@@ -419,10 +487,10 @@ impl Listing<'_> {
 }
 
 /// Refuses two paths that some file system takes for one: equal but for letter case or Unicode normalisation.
-fn twins(files: &BTreeMap<RelPathBuf, Desired>) -> Result<(), PlanError> {
-    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(files.len());
+fn twins<'p>(paths: impl Iterator<Item = &'p RelPathBuf>, count: usize) -> Result<(), PlanError> {
+    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(count);
     let mut last_parent = RelPath::ROOT;
-    for path in files.keys() {
+    for path in paths {
         let path = path.as_path();
         let parent = path.parent().unwrap_or(RelPath::ROOT);
         let above = if parent == last_parent { None } else { Some(path.ancestors()) };

@@ -87,7 +87,7 @@ pub use compare::{ExactBytes, LiveRules, PlanOptions};
 pub use directory::DirectorySource;
 pub use engine::{Engine, OpenError, Session};
 pub use fault::{Category, Fault, Retry, chain};
-pub use history::{Past, Retention, RollbackError};
+pub use history::{Past, Retention, RollbackError, net_changes};
 pub use journal::Abilities;
 pub use path::{PathError, RelPath, RelPathBuf};
 pub use pattern::{PatternError, PatternSet};

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -27,7 +28,7 @@ use crate::source::ContentId;
 /// The name of the engine's own directory inside the destination. Always protected.
 pub const STATE_DIRECTORY: &str = ".stoker";
 
-const MAGIC: &[u8; 8] = b"STOKER\x00\x01";
+const MAGIC: &[u8; 8] = b"STOKER\x00\x02";
 
 /// A BLAKE3 digest of written bytes.
 pub(crate) type Digest = [u8; 32];
@@ -52,6 +53,28 @@ pub(crate) struct Manifest {
     pub(crate) files: BTreeMap<RelPathBuf, ManifestEntry>,
     /// Directories that the engine made, and may remove when they are empty.
     pub(crate) directories: BTreeSet<RelPathBuf>,
+    /// Which tree of the source a directory was made from, wholly and from one mapping alone.
+    pub(crate) trees: BTreeMap<RelPathBuf, ContentId>,
+}
+
+impl Manifest {
+    /// The owned files below a directory.
+    pub(crate) fn below(
+        &self,
+        directory: RelPath<'_>,
+    ) -> impl Iterator<Item = (&RelPathBuf, &ManifestEntry)> {
+        below(&self.files, directory)
+    }
+}
+
+/// The part of a map whose paths lie below a directory.
+pub(crate) fn below<'m, V>(
+    map: &'m BTreeMap<RelPathBuf, V>,
+    directory: RelPath<'_>,
+) -> impl Iterator<Item = (&'m RelPathBuf, &'m V)> + use<'m, V> {
+    let prefix = if directory.is_root() { String::new() } else { format!("{directory}/") };
+    map.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
+        .take_while(move |(path, _)| path.as_str().starts_with(&prefix))
 }
 
 /// What is live, and what it was made from.

@@ -38,7 +38,9 @@ impl Transaction<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let manifest = self.state.manifest()?.unwrap_or_default();
+        let mut manifest = self.state.manifest()?.unwrap_or_default();
+        // They tell of the revision before.
+        manifest.trees.clear();
         self.finish(&journal, manifest, true)?;
         self.sweep()?;
         Ok(Some(journal.transaction))
@@ -120,6 +122,8 @@ impl Transaction<'_> {
     /// Not made durable: all that a power cut can take is the name of a revision whose content is live anyway.
     pub(super) fn move_head(&self, head: &Head) -> io::Result<()> {
         self.state.write_new("seen", &serde_json::to_vec(head)?)?;
+        // Some file systems write a file out at once when it replaces another one.
+        self.state.remove("seen")?;
         self.state.publish("seen")
     }
 

@@ -88,8 +88,9 @@ impl Comparison<'_, '_> {
                     stays |= below;
                 }
                 Live::File(_) | Live::Special => {
-                    let wanted = desired.files.contains_key(&path);
                     let owned = self.plan.manifest.files.contains_key(&path);
+                    let covered = owned && desired.covers(path.as_path());
+                    let wanted = desired.files.contains_key(&path) || covered;
                     let untouched = desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path()));
                     if owned {
                         // Judged already, by the table.
