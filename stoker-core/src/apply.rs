@@ -292,7 +292,7 @@ impl Transaction<'_> {
 
     /// The commit point: from here on the transaction will be completed, or taken back as a whole.
     fn commit(&self, journal: &Journal) -> io::Result<()> {
-        self.state.write_new("journal", &seal(journal)?)?.sync_data()?;
+        self.state.write_new("journal", &seal(journal, journal.steps.len())?)?.sync_data()?;
         self.state.publish("journal")?;
         Ok(rustix::fs::fsync(self.state.fd())?)
     }

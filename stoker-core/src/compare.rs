@@ -341,7 +341,7 @@ impl Comparison<'_, '_> {
                 limit,
                 digest: digest.filter(|_| matches!(kind, ActionKind::Adopt | ActionKind::SetMode)),
             }),
-            base: base.cloned(),
+            base: base.cloned().map(Box::new),
             live: file,
             found,
         });
@@ -370,7 +370,7 @@ impl Comparison<'_, '_> {
             rule,
             mapping: None,
             write: None,
-            base: Some(base.clone()),
+            base: Some(Box::new(base.clone())),
             live: file,
             found,
         };

@@ -254,13 +254,13 @@ impl Transaction<'_> {
         let mut steps = Vec::new();
         let mut slot = 0;
         for (path, (transaction, step)) in oldest {
-            let now = current.files.get(&path).cloned();
+            let now = current.files.get(&path).cloned().map(Box::new);
             match step {
                 Step::Put { slot: kept, before, .. } | Step::Delete { slot: kept, before, .. } => {
                     slot += 1;
                     let history = self.state.directory(&format!("history/{transaction}"))?;
                     let Some(entry) =
-                        self.restage(&history, &kept.to_string(), &stage, slot, before.as_ref())?
+                        self.restage(&history, &kept.to_string(), &stage, slot, before.as_deref())?
                     else {
                         // There was nothing before.
                         steps.push(Step::Delete { path, slot, before: now });
@@ -275,7 +275,7 @@ impl Transaction<'_> {
                     steps.push(Step::SetMode { path, entry: before, before: entry });
                 }
                 Step::Record { before: Some(entry), .. } | Step::Forget { before: Some(entry), .. } => {
-                    steps.push(Step::Record { path, entry, before: now });
+                    steps.push(Step::Record { path, entry: *entry, before: now });
                 }
                 Step::Record { .. } => steps.push(Step::Forget { path, before: now }),
                 _ => {}

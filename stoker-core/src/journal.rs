@@ -61,17 +61,17 @@ pub(crate) enum Step {
         path: RelPathBuf,
         slot: u32,
         entry: ManifestEntry,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     SetMode {
         path: RelPathBuf,
-        entry: ManifestEntry,
-        before: ManifestEntry,
+        entry: Box<ManifestEntry>,
+        before: Box<ManifestEntry>,
     },
     Delete {
         path: RelPathBuf,
         slot: u32,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     RemoveDirectory {
         path: RelPathBuf,
@@ -80,18 +80,18 @@ pub(crate) enum Step {
     Record {
         path: RelPathBuf,
         entry: ManifestEntry,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     /// Nothing happens to the file; the manifest forgets about it.
     Forget {
         path: RelPathBuf,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     /// A directory takes the place of a file: `inside` makes directories, outermost first, and puts files.
     DirectoryForFile {
         path: RelPathBuf,
         slot: u32,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
         inside: Vec<Step>,
     },
     /// A file takes the place of a directory: `inside` deletes files and removes directories, innermost first.
@@ -99,7 +99,7 @@ pub(crate) enum Step {
         path: RelPathBuf,
         slot: u32,
         entry: ManifestEntry,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
         inside: Vec<Step>,
     },
 }

@@ -153,7 +153,7 @@ pub struct Action {
     /// The mapping that brings it; none for what vanished from the source.
     pub mapping: Option<u32>,
     pub(crate) write: Option<Write>,
-    pub(crate) base: Option<ManifestEntry>,
+    pub(crate) base: Option<Box<ManifestEntry>>,
     pub(crate) live: Option<LiveFile>,
     pub(crate) found: Found,
 }

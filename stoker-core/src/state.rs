@@ -262,8 +262,12 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> 
 }
 
 /// A value with a format mark and a checksum.
-pub(crate) fn seal<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
-    let mut bytes = postcard::to_extend(value, MAGIC.to_vec()).map_err(io::Error::other)?;
+///
+/// `items` is about how many paths it holds: memory that is reserved but never touched costs nothing, growing does.
+pub(crate) fn seal<T: Serialize>(value: &T, items: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096 + items * 400);
+    bytes.extend_from_slice(MAGIC);
+    let mut bytes = postcard::to_extend(value, bytes).map_err(io::Error::other)?;
     let checksum = blake3::hash(&bytes);
     bytes.extend_from_slice(checksum.as_bytes());
     Ok(bytes)

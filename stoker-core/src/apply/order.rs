@@ -78,19 +78,16 @@ pub(crate) fn order(
     emptied: &BTreeSet<RelPathBuf>,
     last: &[String],
 ) -> Vec<Step> {
-    let (mut puts, mut deletes, mut rest) = (Vec::new(), Vec::new(), Vec::new());
-    for step in steps {
-        match &step {
-            Step::Put { .. } => puts.push(step),
-            Step::Delete { .. } => deletes.push(step),
-            _ => rest.push(step),
-        }
-    }
+    // In place, as far as it goes: a first sync has a step for every file.
+    let mut puts = steps;
+    let mut deletes: Vec<Step> = puts.extract_if(.., |step| matches!(step, Step::Delete { .. })).collect();
+    let rest: Vec<Step> = puts.extract_if(.., |step| !matches!(step, Step::Put { .. })).collect();
     let is_last =
         |step: &Step| step.path().as_path().file_name().is_some_and(|n| last.iter().any(|l| l == n));
-    puts.sort_by_cached_key(|step| {
-        let parent = step.path().as_path().parent().map(RelPath::to_buf);
-        (parent, is_last(step), step.path().clone())
+    // Keys are compared as they are: copies of them would double what a first sync holds.
+    puts.sort_unstable_by(|a, b| {
+        let key = |step| (Step::path(step).as_path().parent(), is_last(step));
+        key(a).cmp(&key(b)).then_with(|| a.path().cmp(b.path()))
     });
     // Path order is top down; the reverse visits what is innermost first.
     deletes.sort_by(|a, b| b.path().cmp(a.path()));
@@ -106,9 +103,7 @@ pub(crate) fn order(
         let directories: Vec<RelPathBuf> = missing.iter().filter(|p| below(p)).cloned().collect();
         missing.retain(|directory| !below(directory));
         let made = directories.into_iter().map(|path| Step::MakeDirectory { path });
-        let (files, others) = puts.into_iter().partition(|step: &Step| below(step.path()));
-        puts = others;
-        let files: Vec<Step> = files;
+        let files: Vec<Step> = puts.extract_if(.., |step| below(step.path())).collect();
         let inside = made.chain(files).collect();
         swaps.push(Step::DirectoryForFile { path, slot, before, inside });
     }
@@ -120,21 +115,21 @@ pub(crate) fn order(
             None => outer.push(step),
         }
     }
-    let mut plain = Vec::new();
-    for step in puts {
-        match (step, &ground.blocked) {
-            (Step::Put { path, slot, entry, before }, blocked) if blocked.contains_key(&path) => {
-                let mut inside = inner.remove(&path).unwrap_or_default();
-                let directories = blocked.get(&path).into_iter().flatten().rev().cloned();
-                inside.extend(directories.map(|path| Step::RemoveDirectory { path }));
-                swaps.push(Step::FileForDirectory { path, slot, entry, before, inside });
-            }
-            (step, _) => plain.push(step),
-        }
+    let replacing: Vec<Step> = if ground.blocked.is_empty() {
+        Vec::new()
+    } else {
+        puts.extract_if(.., |step| ground.blocked.contains_key(step.path().as_str())).collect()
+    };
+    for step in replacing {
+        let Step::Put { path, slot, entry, before } = step else { continue };
+        let mut inside = inner.remove(&path).unwrap_or_default();
+        let directories = ground.blocked.get(&path).into_iter().flatten().rev().cloned();
+        inside.extend(directories.map(|path| Step::RemoveDirectory { path }));
+        swaps.push(Step::FileForDirectory { path, slot, entry, before, inside });
     }
-    let mut ordered: Vec<Step> = missing.into_iter().map(|path| Step::MakeDirectory { path }).collect();
-    ordered.extend(swaps);
-    ordered.extend(plain);
+    let mut ordered = puts;
+    ordered.reserve_exact(missing.len() + swaps.len() + rest.len() + outer.len() + empty.len());
+    ordered.splice(..0, missing.into_iter().map(|path| Step::MakeDirectory { path }).chain(swaps));
     ordered.extend(rest);
     ordered.extend(outer);
     ordered.extend(empty.into_iter().rev().map(|path| Step::RemoveDirectory { path }));

@@ -73,7 +73,7 @@ impl Transaction<'_> {
                 }
                 Step::SetMode { path, entry, before } => {
                     let stat = remembered(cursor.live(path.as_path())?, before.stat);
-                    manifest.files.insert(path.clone(), ManifestEntry { stat, ..entry.clone() });
+                    manifest.files.insert(path.clone(), ManifestEntry { stat, ..(**entry).clone() });
                 }
                 Step::Record { path, entry, .. } => {
                     manifest.files.insert(path.clone(), entry.clone());
@@ -92,7 +92,7 @@ impl Transaction<'_> {
         }
         let mut head = journal.head.clone();
         head.files = manifest.files.len() as u64;
-        let manifest = self.state.write_new("manifest", &seal(&manifest)?)?;
+        let manifest = self.state.write_new("manifest", &seal(&manifest, manifest.files.len())?)?;
         let head = self.state.write_new("head", &serde_json::to_vec_pretty(&head)?)?;
         if writes {
             // One sync for the renames in the destination and for what was just written.

@@ -38,7 +38,13 @@ impl Transaction<'_> {
         let each = total <= SYNC_EACH_UP_TO;
         let (mut steps, mut slot, mut staged) = (Vec::new(), 0, 0);
         let mut budget = spec.limits.max_total_bytes;
-        for action in std::mem::take(&mut plan.actions) {
+        let mut actions = std::mem::take(&mut plan.actions);
+        actions.reverse();
+        while let Some(action) = actions.pop() {
+            // What is done is given back as it shrinks: a first sync has an action for every file.
+            if actions.len() < actions.capacity() / 2 {
+                actions.shrink_to_fit();
+            }
             let path = action.path.clone();
             let before = action.base.clone();
             steps.push(match (action.kind, &action.write) {
@@ -61,8 +67,8 @@ impl Transaction<'_> {
                         stat: action.live.map(|l| l.id).unwrap_or_default(),
                         ..entry.clone()
                     };
-                    let before = before.unwrap_or_else(found);
-                    Step::SetMode { path, entry, before }
+                    let before = before.unwrap_or_else(|| Box::new(found()));
+                    Step::SetMode { path, entry: Box::new(entry), before }
                 }
                 (ActionKind::Adopt, Some(write)) => {
                     let entry = ManifestEntry {

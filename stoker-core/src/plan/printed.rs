@@ -98,7 +98,7 @@ fn printed<'p>(plan: &'p Plan, action: &'p Action) -> Printed<'p> {
         reason: action.reason,
         mapping: plan.mapping_of(action),
         rule: action.rule.as_deref(),
-        base: action.base.as_ref().map(base),
+        base: action.base.as_deref().map(base),
         desired: action.write.as_ref().map(|write| Desired {
             id: write.id,
             source: match &write.from {

@@ -4,7 +4,6 @@
 mod faults;
 mod guards;
 mod history;
-mod model;
 mod policy;
 mod reader;
 mod sync;
