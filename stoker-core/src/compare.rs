@@ -3,14 +3,23 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use crate::layer::{self, Boundaries, Desired, DesiredState, Layer};
+use crate::layer::{self, Boundaries, Desired, DesiredState, Known, Layer};
 use crate::path::{RelPath, RelPathBuf};
-use crate::plan::{Action, ActionKind, Counts, From, Need, Plan, PlanError, Warning, Write};
-use crate::root::{Cursor, Live, Root, open_file};
+use crate::pattern::PatternSet;
+use crate::plan::{Action, ActionKind, Counts, Found, From, Need, Plan, PlanError, Warning, Write};
+use crate::root::{Cursor, Live, LiveFile, Root, open_file};
 use crate::source::{Entry, Source};
-use crate::spec::{Prune, SyncSpec};
+use crate::spec::{Policy, Prune, SyncSpec};
 use crate::state::{Digest, Head, Manifest, ManifestEntry, StateDir};
 use crate::transform::{Transform, produce};
+
+mod guard;
+mod mirror;
+mod table;
+mod way;
+
+use guard::{digest, guard};
+use table::{Facts, Wanted, decide};
 
 /// Judgements about live files that only somebody who knows the program beside us can make.
 pub trait LiveRules {
@@ -34,7 +43,7 @@ const MAX_JUDGED_BYTES: u64 = 1 << 20;
 /// How to plan.
 #[derive(Debug, Clone, Default)]
 pub struct PlanOptions {
-    /// Look for files that somebody else changed, even when neither the source nor the spec did.
+    /// Look for files that somebody else changed, also where neither the source nor the spec did.
     pub check_drift: bool,
     /// The digest of a plan whose deletions somebody has approved.
     pub approved: Option<String>,
@@ -89,7 +98,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
         previous,
         transforms: vec![Transform::default()],
         digest: String::new(),
-        deletes_allowed: false,
+        emptied: BTreeSet::new(),
         need: Need::default(),
         unlisted: false,
     };
@@ -111,14 +120,34 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
             Manifest::default()
         }
     };
-    if same_inputs && plan.manifest.files.len() as u64 == plan.head.files && !drifted(inputs, &plan.manifest)?
+    // A mirror also has to look for what somebody else has added.
+    let look_further = spec.prune == Prune::Mirror;
+    if same_inputs
+        && !look_further
+        && plan.manifest.files.len() as u64 == plan.head.files
+        && !drifted(inputs, plan.manifest.files.iter())?
     {
         plan.unlisted = true;
         plan.counts.unchanged = plan.head.files;
         plan.digest = digest(&plan);
         return Ok(plan);
     }
-    let mut desired = layer::list(inputs.source, &layers, &roots, &boundaries, spec, &mut plan.warnings)?;
+    let as_left =
+        |at: RelPath<'_>| Ok(!inputs.options.check_drift || !drifted(inputs, plan.manifest.below(at))?);
+    let known = Known { manifest: &plan.manifest, as_left: &as_left };
+    let comparable = plan.previous.as_ref().is_some_and(|h| h.spec == plan.head.spec)
+        && plan.manifest.files.len() as u64 == plan.head.files;
+    let mut desired = layer::list(
+        inputs.source,
+        &layers,
+        &roots,
+        &boundaries,
+        spec,
+        comparable.then_some(&known),
+        &mut plan.warnings,
+    )?;
+    plan.manifest.trees = std::mem::take(&mut desired.trees);
+    plan.counts.unchanged = desired.covered_files;
     if desired.total_bytes > spec.limits.max_total_bytes {
         return Err(PlanError::TooManyBytes {
             total: desired.total_bytes,
@@ -126,8 +155,13 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
         });
     }
     plan.transforms = std::mem::take(&mut desired.transforms);
-    let mut comparison = Comparison { inputs, boundaries: &boundaries, layers: &layers, plan: &mut plan };
+    let policies = Policies::new(spec)?;
+    let mut comparison =
+        Comparison { inputs, boundaries: &boundaries, policies: &policies, layers: &layers, plan: &mut plan };
     comparison.run(&desired)?;
+    if spec.prune == Prune::Mirror {
+        comparison.mirror(&desired, &roots)?;
+    }
     comparison.clear_the_way()?;
     guard(&mut plan, inputs)?;
     Ok(plan)
@@ -146,10 +180,13 @@ fn spec_digest(spec: &SyncSpec, layers: &[Layer]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Whether any owned file does not look as it was left.
-fn drifted(inputs: &Inputs<'_>, manifest: &Manifest) -> Result<bool, PlanError> {
+/// Whether any of some owned files does not look as it was left.
+fn drifted<'m>(
+    inputs: &Inputs<'_>,
+    files: impl Iterator<Item = (&'m RelPathBuf, &'m ManifestEntry)>,
+) -> Result<bool, PlanError> {
     let mut cursor = inputs.root.cursor();
-    for (path, entry) in &manifest.files {
+    for (path, entry) in files {
         let live =
             cursor.live(path.as_path()).map_err(|source| PlanError::Live { path: path.clone(), source })?;
         if !matches!(live, Live::File(file) if file.id == entry.stat) {
@@ -162,29 +199,45 @@ fn drifted(inputs: &Inputs<'_>, manifest: &Manifest) -> Result<bool, PlanError> 
 struct Comparison<'a, 'p> {
     inputs: &'a Inputs<'a>,
     boundaries: &'a Boundaries,
+    policies: &'a Policies,
     layers: &'a [Layer],
     plan: &'p mut Plan,
 }
 
-/// What the comparison of one wanted path found.
-struct Verdict {
-    kind: ActionKind,
-    reason: &'static str,
-    digest: Option<Digest>,
+/// Which policy holds where.
+struct Policies {
+    patterns: PatternSet,
+    by_rule: Vec<Policy>,
+    otherwise: Policy,
 }
 
-const fn verdict(kind: ActionKind, reason: &'static str) -> Verdict {
-    Verdict { kind, reason, digest: None }
+impl Policies {
+    fn new(spec: &SyncSpec) -> Result<Self, PlanError> {
+        Ok(Self {
+            patterns: PatternSet::new(spec.path_policies.iter().map(|p| &p.pattern))?,
+            by_rule: spec.path_policies.iter().map(|p| p.policy).collect(),
+            otherwise: spec.policy,
+        })
+    }
+
+    /// The policy of a path, and the pattern that says so.
+    fn of(&self, path: RelPath<'_>) -> (Policy, Option<&str>) {
+        let rule = self.patterns.excluding_rule(path, false);
+        let policy = rule.and_then(|(rule, text)| Some((*self.by_rule.get(rule.get())?, Some(text))));
+        policy.unwrap_or((self.otherwise, None))
+    }
 }
 
 impl Comparison<'_, '_> {
     fn run(&mut self, desired: &DesiredState) -> Result<(), PlanError> {
-        let root = self.inputs.root;
-        let mut cursor = root.cursor();
+        let mut cursor = self.inputs.root.cursor();
         let mut base = std::mem::take(&mut self.plan.manifest.files);
         let mut paths: Vec<&RelPathBuf> = desired.files.keys().collect();
-        let vanished: Vec<RelPathBuf> =
-            base.keys().filter(|p| !desired.files.contains_key(*p)).cloned().collect();
+        let vanished: Vec<RelPathBuf> = base
+            .keys()
+            .filter(|p| !desired.files.contains_key(*p) && !desired.covers(p.as_path()))
+            .cloned()
+            .collect();
         paths.extend(&vanished);
         paths.sort_unstable();
         for path in paths {
@@ -201,6 +254,14 @@ impl Comparison<'_, '_> {
             }
         }
         self.plan.manifest.files = base;
+        let kept = |a: &&Action| {
+            a.kind == ActionKind::Keep && self.policies.of(a.path.as_path()).0 == Policy::Manual
+        };
+        let mut conflicts = self.plan.actions.iter().filter(kept);
+        if let Some(first) = conflicts.next() {
+            let (path, files) = (first.path.clone(), 1 + conflicts.count() as u64);
+            self.plan.warnings.push(Warning::Conflicts { path, files });
+        }
         Ok(())
     }
 
@@ -218,93 +279,57 @@ impl Comparison<'_, '_> {
         let transform = &self.plan.transforms[wanted.transform as usize];
         let key = transform.key(&self.inputs.spec.variables);
         let same = base.as_deref().is_some_and(|b| b.id == wanted.id && b.transform == key);
-        let file = match live {
-            Live::File(file) => Some(file),
-            _ => None,
-        };
-        if let Some(file) = file
-            && file.device != self.inputs.root.device()
-        {
-            return Err(PlanError::OtherVolume { path: path.clone() });
-        }
-        let verdict = match (base.as_deref_mut(), live, file) {
-            (Some(base), _, Some(file)) if file.id == base.stat => {
-                if same && base.executable == wanted.executable {
-                    self.plan.counts.unchanged += 1;
-                    return Ok(());
-                }
-                if same {
-                    verdict(ActionKind::SetMode, "only the mode changed")
-                } else {
-                    verdict(ActionKind::Update, "changed in the source")
-                }
-            }
-            (Some(base), _, Some(file)) => {
-                let digest = self.live_digest(path, cursor)?;
-                let untouched = digest == base.digest;
-                let executable = file.mode & 0o100 != 0;
-                if untouched || (same && self.equivalent(path, wanted, cursor)?) {
-                    if same && executable == wanted.executable {
+        let file = self.file_at(path, live)?;
+        let mut digest = None;
+        let found = match (base.as_deref_mut(), file) {
+            (Some(base), Some(file)) if file.id == base.stat => Found::AsWritten,
+            (base, Some(file)) => {
+                let there = self.live_digest(path, cursor)?;
+                digest = Some(there);
+                match base {
+                    Some(base)
+                        if there == base.digest || (same && self.equivalent(path, wanted, cursor)?) =>
+                    {
                         // Touched, or rewritten in a way that does not matter: remember how it looks now.
-                        base.stat = file.id;
-                        base.digest = digest;
-                        self.plan.counts.unchanged += 1;
-                        return Ok(());
+                        if same {
+                            base.stat = file.id;
+                            base.digest = there;
+                        }
+                        Found::AsWritten
                     }
-                    if same {
-                        verdict(ActionKind::SetMode, "the mode changed")
-                    } else {
-                        verdict(ActionKind::Update, "changed in the source")
+                    Some(_) if same => Found::Other,
+                    base => {
+                        let equal = self.desired_digest(path, wanted, file.id.size)? == Some(there)
+                            || (base.is_none() && self.equivalent(path, wanted, cursor)?);
+                        if equal { Found::AsWanted } else { Found::Other }
                     }
-                } else if same {
-                    verdict(ActionKind::Restore, "changed here; the source did not change it")
-                } else if self.desired_digest(path, wanted, file.id.size)? == Some(digest) {
-                    Verdict {
-                        kind: ActionKind::Adopt,
-                        reason: "changed here to what the source has now",
-                        digest: Some(digest),
-                    }
-                } else {
-                    verdict(
-                        ActionKind::Overwrite,
-                        "changed here and in the source; the content here is kept in history",
-                    )
                 }
             }
-            (Some(_), Live::Absent, _) if same => {
-                verdict(ActionKind::Restore, "deleted here; the source still has it")
-            }
-            (Some(_), Live::Absent, _) => {
-                verdict(ActionKind::Restore, "deleted here and changed in the source")
-            }
-            (None, _, Some(file)) => {
-                let digest = self.live_digest(path, cursor)?;
-                if self.desired_digest(path, wanted, file.id.size)? == Some(digest)
-                    || self.equivalent(path, wanted, cursor)?
-                {
-                    Verdict {
-                        kind: ActionKind::Adopt,
-                        reason: "already there as wanted",
-                        digest: Some(digest),
-                    }
-                } else {
-                    verdict(ActionKind::Overwrite, "was there with other content, which is kept in history")
-                }
-            }
-            (None, Live::Absent, _) => verdict(ActionKind::Create, "new in the source"),
-            (_, Live::Special, _) => {
-                verdict(ActionKind::Overwrite, "a special file or link was there; it is kept in history")
-            }
-            (_, Live::Directory, _) | (_, Live::File(_), None) => {
-                verdict(ActionKind::Create, "a file takes the place of a directory")
-            }
+            _ => found(live),
         };
-        let drifted = base.is_some() && matches!(verdict.kind, ActionKind::Restore | ActionKind::Overwrite);
-        self.plan.counts.drifted += u64::from(drifted);
+        let executable = file.map(|f| f.mode & 0o100 != 0);
+        let (policy, rule) = self.policies.of(path.as_path());
+        let verdict = decide(Facts {
+            owned: base.is_some(),
+            wanted: if same { Wanted::Same } else { Wanted::Changed },
+            found,
+            mode_differs: executable.is_some_and(|bit| bit != wanted.executable),
+            mode_drifted: base.as_deref().is_some_and(|b| executable.is_some_and(|bit| bit != b.executable)),
+            policy,
+        });
+        self.plan.counts.drifted += u64::from(verdict.drifted);
+        let Some(kind) = verdict.action else {
+            self.plan.counts.unchanged += 1;
+            return Ok(());
+        };
+        let limit = self.layers.get(wanted.layer as usize);
+        let limit = limit
+            .map_or(self.inputs.spec.limits.max_file_bytes, |layer| layer.max_file_bytes(self.inputs.spec));
         self.plan.actions.push(Action {
             path: path.clone(),
-            kind: verdict.kind,
+            kind,
             reason: verdict.reason,
+            rule: verdict.by_policy.then(|| policy_rule(policy, rule)),
             mapping: Some(wanted.layer),
             write: Some(Write {
                 id: wanted.id,
@@ -313,10 +338,12 @@ impl Comparison<'_, '_> {
                 executable: wanted.executable,
                 transform: wanted.transform,
                 key,
-                digest: verdict.digest,
+                limit,
+                digest: digest.filter(|_| matches!(kind, ActionKind::Adopt | ActionKind::SetMode)),
             }),
-            base: base.cloned(),
+            base: base.cloned().map(Box::new),
             live: file,
+            found,
         });
         Ok(())
     }
@@ -331,45 +358,61 @@ impl Comparison<'_, '_> {
     ) -> Result<(), PlanError> {
         let missing_source = desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path()));
         let never_pruned = self.inputs.spec.prune == Prune::Never && live != Live::Absent;
-        let (kind, reason, file) = if !self.boundaries.allows(path.as_path()) {
-            (ActionKind::Forget, "excluded or protected now; it stays as it is", None)
-        } else if missing_source || never_pruned {
+        let forbidden = self.boundaries.forbids(path.as_path());
+        if forbidden.is_none() && (missing_source || never_pruned) {
             self.plan.counts.unchanged += 1;
             return Ok(());
-        } else {
-            match live {
-                Live::Absent => (ActionKind::Forget, "gone here and in the source", None),
-                Live::Directory | Live::Special => {
-                    (ActionKind::Forget, "gone from the source; something else is there now", None)
-                }
-                Live::File(file) if file.device != self.inputs.root.device() => {
-                    return Err(PlanError::OtherVolume { path: path.clone() });
-                }
-                Live::File(file)
-                    if file.id == base.stat || self.live_digest(path, cursor)? == base.digest =>
-                {
-                    (ActionKind::Delete, "gone from the source", Some(file))
-                }
-                Live::File(file) => {
-                    self.plan.counts.drifted += 1;
-                    (
-                        ActionKind::Delete,
-                        "gone from the source; changed here, so the content is kept in history",
-                        Some(file),
-                    )
-                }
-            }
-        };
-        self.plan.actions.push(Action {
+        }
+        let action = |kind, reason, rule, file, found| Action {
             path: path.clone(),
             kind,
             reason,
+            rule,
             mapping: None,
             write: None,
-            base: Some(base.clone()),
+            base: Some(Box::new(base.clone())),
             live: file,
+            found,
+        };
+        if forbidden.is_some() {
+            let reason = "excluded or protected now; it stays as it is";
+            self.plan.actions.push(action(ActionKind::Forget, reason, forbidden, None, found(live)));
+            return Ok(());
+        }
+        let file = self.file_at(path, live)?;
+        let found = match file {
+            Some(file) if file.id == base.stat || self.live_digest(path, cursor)? == base.digest => {
+                Found::AsWritten
+            }
+            _ => found(live),
+        };
+        let (policy, rule) = self.policies.of(path.as_path());
+        let verdict = decide(Facts {
+            owned: true,
+            wanted: Wanted::Nothing,
+            found,
+            mode_differs: false,
+            mode_drifted: false,
+            policy,
         });
+        self.plan.counts.drifted += u64::from(verdict.drifted);
+        if let Some(kind) = verdict.action {
+            let rule = verdict.by_policy.then(|| policy_rule(policy, rule));
+            let file = file.filter(|_| kind == ActionKind::Delete);
+            self.plan.actions.push(action(kind, verdict.reason, rule, file, found));
+        }
         Ok(())
+    }
+
+    /// The file at a path; refuses one on another volume.
+    fn file_at(&self, path: &RelPathBuf, live: Live) -> Result<Option<LiveFile>, PlanError> {
+        match live {
+            Live::File(file) if file.device != self.inputs.root.device() => {
+                Err(PlanError::OtherVolume { path: path.clone() })
+            }
+            Live::File(file) => Ok(Some(file)),
+            _ => Ok(None),
+        }
     }
 
     fn live_digest(&self, path: &RelPathBuf, cursor: &mut Cursor<'_>) -> Result<Digest, PlanError> {
@@ -444,82 +487,27 @@ impl Comparison<'_, '_> {
         let spec = self.inputs.spec;
         let mut reader = self.from(path, wanted)?.open(&wanted.id, self.inputs.source, spec)?;
         let transform = &self.plan.transforms[wanted.transform as usize];
-        let limit = spec.limits.max_file_bytes;
+        let layer = self.layers.get(wanted.layer as usize);
+        let limit = layer.map_or(spec.limits.max_file_bytes, |layer| layer.max_file_bytes(spec));
         produce(path.as_path(), &mut reader, wanted.size, transform, &spec.variables, limit, write)?
             .map_err(|source| PlanError::Live { path: path.clone(), source })
     }
+}
 
-    /// Finds what stands where files and directories are to be made, and refuses what is not ours to move.
-    fn clear_the_way(&mut self) -> Result<(), PlanError> {
-        let deleted: BTreeSet<&str> = self
-            .plan
-            .actions
-            .iter()
-            .filter(|a| a.kind == ActionKind::Delete)
-            .map(|a| a.path.as_str())
-            .collect();
-        let mut known: BTreeSet<RelPathBuf> = BTreeSet::new();
-        let mut missing = 0;
-        let mut cursor = self.inputs.root.cursor();
-        for action in &self.plan.actions {
-            if action.live.is_some() || action.write.is_none() || !action.kind.writes() {
-                continue;
-            }
-            let path = action.path.as_path();
-            let live_error = |source| PlanError::Live { path: action.path.clone(), source };
-            if action.kind == ActionKind::Create && cursor.live(path).map_err(live_error)? == Live::Directory
-            {
-                self.emptied(path, &deleted)?;
-            }
-            for above in path.ancestors() {
-                if known.contains(above.as_str()) {
-                    break;
-                }
-                match cursor.live(above).map_err(live_error)? {
-                    Live::Directory => {
-                        let fd = self.inputs.root.directory(above).map_err(live_error)?;
-                        let stat = rustix::fs::fstat(fd).map_err(|e| live_error(e.into()))?;
-                        if stat.st_dev != self.inputs.root.device() {
-                            return Err(PlanError::OtherVolume { path: action.path.clone() });
-                        }
-                    }
-                    Live::Absent => missing += 1,
-                    Live::File(_) if deleted.contains(above.as_str()) => missing += 1,
-                    Live::File(_) => {
-                        return Err(PlanError::InTheWay {
-                            path: above.to_buf(),
-                            wanted: "directory",
-                            found: "a file",
-                        });
-                    }
-                    Live::Special => {
-                        let found = "a symbolic link or special file";
-                        return Err(PlanError::InTheWay { path: above.to_buf(), wanted: "directory", found });
-                    }
-                }
-                known.insert(above.to_buf());
-            }
-        }
-        self.plan.need.inodes += missing;
-        Ok(())
+/// What is there, for a file that nobody has compared yet.
+const fn found(live: Live) -> Found {
+    match live {
+        Live::Absent => Found::Absent,
+        Live::File(_) => Found::Other,
+        Live::Directory => Found::Directory,
+        Live::Special => Found::Special,
     }
+}
 
-    /// Checks that the directory at `path` holds nothing but files that this plan deletes.
-    fn emptied(&self, path: RelPath<'_>, deleted: &BTreeSet<&str>) -> Result<(), PlanError> {
-        let live_error = |source| PlanError::Live { path: path.to_buf(), source };
-        let in_the_way =
-            || PlanError::InTheWay { path: path.to_buf(), wanted: "file", found: "a directory with files" };
-        let fd = self.inputs.root.directory(path).map_err(live_error)?;
-        for name in crate::state::names(&fd).map_err(live_error)? {
-            let below = path.child(&name).map_err(|_| in_the_way())?;
-            let live = self.inputs.root.cursor().live(below.as_path()).map_err(live_error)?;
-            match live {
-                Live::Directory => self.emptied(below.as_path(), deleted)?,
-                _ if deleted.contains(below.as_str()) => {}
-                _ => return Err(in_the_way()),
-            }
-        }
-        Ok(())
+fn policy_rule(policy: Policy, pattern: Option<&str>) -> String {
+    match pattern {
+        Some(pattern) => format!("policy {} of {pattern}", policy.as_str()),
+        None => format!("policy {}", policy.as_str()),
     }
 }
 
@@ -527,71 +515,4 @@ fn open_live(path: RelPath<'_>, cursor: &mut Cursor<'_>) -> std::io::Result<std:
     use std::os::fd::AsFd;
     let parent = cursor.parent(path)?.ok_or(std::io::ErrorKind::NotFound)?;
     open_file(parent.as_fd(), path.file_name().unwrap_or_default())
-}
-
-fn guard(plan: &mut Plan, inputs: &Inputs<'_>) -> Result<(), PlanError> {
-    let mut deletes = 0;
-    for action in &plan.actions {
-        match action.kind {
-            ActionKind::Create => plan.counts.added += 1,
-            ActionKind::Update | ActionKind::Restore | ActionKind::Overwrite | ActionKind::SetMode => {
-                plan.counts.modified += 1;
-            }
-            ActionKind::Adopt => plan.counts.adopted += 1,
-            ActionKind::Delete => {
-                plan.counts.deleted += 1;
-                deletes += 1;
-            }
-            ActionKind::Forget => {}
-        }
-        if let Some(write) =
-            action.write.as_ref().filter(|_| action.kind.writes() && action.kind != ActionKind::SetMode)
-        {
-            // Whole blocks, as file systems count them.
-            plan.need.bytes += write.size.unwrap_or(0).div_ceil(4096) * 4096;
-            plan.need.inodes += 1;
-        }
-    }
-    plan.digest = digest(plan);
-    let owned = plan.manifest.files.len() as u64;
-    let limit = inputs.spec.max_deletes;
-    plan.deletes_allowed = inputs.options.approved.as_deref() == Some(plan.digest.as_str());
-    let too_many = deletes > limit.count || deletes * 100 > owned * u64::from(limit.percent);
-    if deletes > 0 && too_many && !plan.deletes_allowed {
-        let digest = plan.digest.clone();
-        return Err(PlanError::MassDeletion { deletes, owned, guard: limit, digest });
-    }
-    space(plan, inputs.root)
-}
-
-fn space(plan: &Plan, root: &Root) -> Result<(), PlanError> {
-    if plan.need.inodes == 0 {
-        return Ok(());
-    }
-    let stat = rustix::fs::fstatvfs(root.fd())
-        .map_err(|e| PlanError::Live { path: RelPathBuf::default(), source: e.into() })?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    // A margin for the journal, the manifest and directories.
-    let needed = plan.need.bytes + plan.need.bytes / 20 + plan.need.inodes * 256 + (32 << 10);
-    // Some file systems do not count inodes and say 0 of 0.
-    let (inodes, free_inodes) = (plan.need.inodes + 4, stat.f_favail);
-    if needed > free || (stat.f_files > 0 && inodes > free_inodes) {
-        return Err(PlanError::InsufficientSpace { needed, free, inodes, free_inodes });
-    }
-    Ok(())
-}
-
-fn digest(plan: &Plan) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for action in &plan.actions {
-        hasher
-            .update(action.path.as_str().as_bytes())
-            .update(&[0])
-            .update(action.kind.as_str().as_bytes())
-            .update(&[0]);
-        if let Some(write) = &action.write {
-            hasher.update(write.id.as_bytes()).update(&write.key).update(&[u8::from(write.executable)]);
-        }
-    }
-    hasher.finalize().to_hex()[..16].to_owned()
 }

@@ -1,12 +1,14 @@
 //! The engine: a destination directory, opened, locked, planned and applied.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::apply::{Applied, ApplyError, Observer, Transaction};
 use crate::compare::{self, ExactBytes, Inputs, LiveRules, PlanOptions};
 use crate::fault::{Category, Fault, Retry};
 use crate::history::{self, Past, Retention, RollbackError};
+use crate::journal::Abilities;
 use crate::path::RelPathBuf;
 use crate::plan::{Plan, PlanError};
 use crate::root::Root;
@@ -233,6 +235,15 @@ impl Session<'_> {
     #[must_use]
     pub const fn recovered(&self) -> Option<u64> {
         self.recovered
+    }
+
+    /// What the destination's file system can do, found out by trying.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    pub fn abilities(&self) -> Result<Abilities, OpenError> {
+        let probe = || Abilities::probe(self.state.directory("stage")?.as_fd());
+        probe().map_err(|source| OpenError::State { path: self.engine.root.path().to_owned(), source })
     }
 
     /// Makes a plan. Nothing is written.

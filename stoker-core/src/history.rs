@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use crate::apply::{ApplyError, Transaction, now_ms};
+use crate::apply::{ApplyError, Ground, Transaction, now_ms, order};
 use crate::fault::{Category, Fault, Retry};
-use crate::journal::{Journal, Step, digest_of, exists};
+use crate::journal::{Journal, Step, digest_at};
 use crate::path::{RelPath, RelPathBuf};
 use crate::plan::ActionKind;
-use crate::root::{Live, open_file};
+use crate::root::{Live, StatId, live_at, open_file};
 use crate::source::ContentId;
-use crate::state::{Head, Manifest, ManifestEntry, StateDir, unseal};
+use crate::state::{Head, Manifest, ManifestEntry, StateDir, remove_tree, unseal};
 
 /// How much history is kept. The newest transaction always stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,43 @@ pub struct Past {
     pub at: u64,
     /// What happened to which file.
     pub changes: Vec<(RelPathBuf, ActionKind)>,
+}
+
+/// What some transactions in a row did to each file, taken together.
+///
+/// A file that was made and deleted again does not appear.
+///
+/// ```
+/// use stoker_core::{ActionKind, Past, RelPathBuf, net_changes};
+/// let past = |transaction, kind| Past {
+///     transaction,
+///     from: None,
+///     to: String::new(),
+///     at: 0,
+///     changes: vec![(RelPathBuf::parse("a").unwrap(), kind)],
+/// };
+/// let changes = net_changes(&[past(1, ActionKind::Create), past(2, ActionKind::Update)]);
+/// assert_eq!(changes[0].1, ActionKind::Create);
+/// assert!(net_changes(&[past(1, ActionKind::Create), past(2, ActionKind::Delete)]).is_empty());
+/// ```
+#[must_use]
+pub fn net_changes(past: &[Past]) -> Vec<(RelPathBuf, ActionKind)> {
+    use ActionKind::{Create, Delete, SetMode, Update};
+    let mut net: BTreeMap<&RelPathBuf, ActionKind> = BTreeMap::new();
+    for (path, then) in past.iter().flat_map(|p| &p.changes) {
+        let change = match (net.get(path), then) {
+            (Some(Create), Delete) => None,
+            (Some(Create), _) => Some(Create),
+            (Some(Delete), Create) => Some(Update),
+            (Some(Update), SetMode) => Some(Update),
+            (_, then) => Some(*then),
+        };
+        match change {
+            Some(change) => net.insert(path, change),
+            None => net.remove(path),
+        };
+    }
+    net.into_iter().map(|(path, kind)| (path.clone(), kind)).collect()
 }
 
 /// Why there is no way back.
@@ -107,7 +144,7 @@ pub(crate) fn past(state: &StateDir) -> io::Result<Vec<Past>> {
     let mut past = Vec::new();
     for transaction in transactions(state)? {
         let Some(journal) = journal(state, transaction)? else { continue };
-        let changes = journal.steps.iter().filter_map(|step| match step {
+        let changes = journal.plain_steps().filter_map(|step| match step.as_ref() {
             Step::Put { path, before: Some(_), .. } => Some((path.clone(), ActionKind::Update)),
             Step::Put { path, before: None, .. } => Some((path.clone(), ActionKind::Create)),
             Step::SetMode { path, .. } => Some((path.clone(), ActionKind::SetMode)),
@@ -125,7 +162,7 @@ pub(crate) fn past(state: &StateDir) -> io::Result<Vec<Past>> {
     Ok(past)
 }
 
-fn transactions(state: &StateDir) -> io::Result<Vec<u64>> {
+pub(crate) fn transactions(state: &StateDir) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> = state.names("history")?.iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
@@ -147,10 +184,7 @@ pub(crate) fn prune(state: &StateDir, retention: Retention) -> io::Result<()> {
         }
         count += 1;
         if count > 1 && (count > retention.count || bytes > retention.bytes) {
-            for name in crate::state::names(&directory)? {
-                rustix::fs::unlinkat(&directory, name, AtFlags::empty())?;
-            }
-            discard(state, transaction)?;
+            remove_tree(state.fd(), &format!("history/{transaction}"))?;
         }
     }
     Ok(())
@@ -182,7 +216,7 @@ impl Transaction<'_> {
             let kept = kept.iter().map(|j| j.transaction).collect();
             return Err(RollbackError::NotKept { wanted: target, kept });
         }
-        let transaction = newest + 1;
+        let transaction = self.next(newest).map_err(read(newest))?;
         let io_error = |e| RollbackError::Apply(ApplyError::io(RelPath::ROOT, e));
         self.state.make_directory(&format!("history/{transaction}")).map_err(io_error)?;
         let steps = self.inverse(&wanted).map_err(io_error)?;
@@ -197,7 +231,9 @@ impl Transaction<'_> {
         });
         let journal =
             Journal { transaction, previous, head: Head { transaction, at: now_ms(), ..before }, steps };
-        let manifest: Manifest = self.state.manifest().map_err(io_error)?.unwrap_or_default();
+        let mut manifest: Manifest = self.state.manifest().map_err(io_error)?.unwrap_or_default();
+        // They tell of the revision that is left.
+        manifest.trees.clear();
         self.run(&journal, manifest)?;
         Ok(journal)
     }
@@ -205,104 +241,98 @@ impl Transaction<'_> {
     /// The steps that undo some transactions, with the old contents staged.
     fn inverse(&self, journals: &[&Journal]) -> io::Result<Vec<Step>> {
         // The oldest transaction that touched a path knows what was there before all of them.
-        let mut oldest: BTreeMap<&RelPathBuf, (u64, &Step)> = BTreeMap::new();
-        let (mut made, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        let mut oldest: BTreeMap<RelPathBuf, (u64, Step)> = BTreeMap::new();
         for journal in journals.iter().rev() {
-            for step in journal.steps.iter().rev() {
-                match step {
-                    Step::MakeDirectory { path } => {
-                        removed.remove(path);
-                        made.insert(path.clone());
-                    }
-                    Step::RemoveDirectory { path } => {
-                        made.remove(path);
-                        removed.insert(path.clone());
-                    }
-                    _ => {
-                        oldest.insert(step.path(), (journal.transaction, step));
-                    }
+            for step in journal.plain_steps().rev() {
+                if !matches!(step.as_ref(), Step::MakeDirectory { .. } | Step::RemoveDirectory { .. }) {
+                    oldest.insert(step.path().clone(), (journal.transaction, step.into_owned()));
                 }
             }
         }
         let stage = self.state.directory("stage")?;
-        let (mut early, mut puts, mut deletes, mut rest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut slot = 0;
         let current = self.state.manifest()?.unwrap_or_default();
+        let mut steps = Vec::new();
+        let mut slot = 0;
         for (path, (transaction, step)) in oldest {
-            let now = current.files.get(path).cloned();
-            let path = path.clone();
+            let now = current.files.get(&path).cloned().map(Box::new);
             match step {
                 Step::Put { slot: kept, before, .. } | Step::Delete { slot: kept, before, .. } => {
                     slot += 1;
                     let history = self.state.directory(&format!("history/{transaction}"))?;
-                    if !exists(history.as_fd(), &kept.to_string())? {
-                        // It was new: it goes, before the directories that may take its place.
-                        if removed.iter().any(|d| d.as_path().starts_with(path.as_path())) {
-                            early.push(Step::Delete { path, slot, before: now });
-                        } else {
-                            deletes.push(Step::Delete { path, slot, before: now });
-                        }
+                    let Some(entry) =
+                        self.restage(&history, &kept.to_string(), &stage, slot, before.as_deref())?
+                    else {
+                        // There was nothing before.
+                        steps.push(Step::Delete { path, slot, before: now });
                         continue;
-                    }
-                    let mut source = open_file(history.as_fd(), &kept.to_string())?;
-                    let digest = self.restage(&mut source, &stage, slot)?;
-                    let entry = before.clone().unwrap_or(ManifestEntry {
-                        id: ContentId::of(&digest),
-                        transform: [0; 16],
-                        digest,
-                        executable: false,
-                        stat: crate::root::StatId::default(),
-                    });
-                    let staged = crate::root::live_at(stage.as_fd(), &slot.to_string())?;
-                    let stat = match staged {
-                        Live::File(file) => file.id,
-                        _ => crate::root::StatId::default(),
                     };
-                    let entry = ManifestEntry { digest, stat, ..entry };
-                    puts.push(Step::Put { path: path.clone(), slot, entry, before: now });
+                    steps.push(Step::Put { path: path.clone(), slot, entry, before: now });
                     if before.is_none() {
-                        rest.push(Step::Forget { path, before: None });
+                        steps.push(Step::Forget { path, before: None });
                     }
                 }
                 Step::SetMode { before, entry, .. } => {
-                    rest.push(Step::SetMode { path, entry: before.clone(), before: entry.clone() });
+                    steps.push(Step::SetMode { path, entry: before, before: entry });
                 }
                 Step::Record { before: Some(entry), .. } | Step::Forget { before: Some(entry), .. } => {
-                    rest.push(Step::Record { path, entry: entry.clone(), before: now });
+                    steps.push(Step::Record { path, entry: *entry, before: now });
                 }
-                Step::Record { .. } => rest.push(Step::Forget { path, before: now }),
+                Step::Record { .. } => steps.push(Step::Forget { path, before: now }),
                 _ => {}
             }
         }
-        deletes.reverse();
-        let mut steps = early;
-        steps.extend(removed.into_iter().map(|path| Step::MakeDirectory { path }));
-        let tail = made.into_iter().rev().map(|path| Step::RemoveDirectory { path });
-        // A file that comes back in the place of a directory needs that directory gone first.
-        let (blocked, puts): (Vec<_>, Vec<_>) = puts
-            .into_iter()
-            .partition(|step| matches!(self.root.cursor().live(step.path().as_path()), Ok(Live::Directory)));
-        steps.extend(puts);
-        steps.extend(deletes);
-        steps.extend(tail);
-        steps.extend(blocked);
-        steps.extend(rest);
-        Ok(steps)
+        let ground = Ground::survey(self.root, &steps)?;
+        Ok(order(steps, &ground, &current, &BTreeSet::new(), &[]))
     }
 
-    /// Copies a kept content into the stage; history stays complete.
-    fn restage(&self, source: &mut File, stage: &impl AsFd, slot: u32) -> io::Result<[u8; 32]> {
-        let stat = rustix::fs::fstat(&*source)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(stage, slot.to_string(), flags, Mode::from_raw_mode(0o600))?;
-        let mut copy = File::from(fd);
-        io::copy(source, &mut copy)?;
-        rustix::fs::fchmod(&copy, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-        if rustix::process::geteuid().is_root() {
-            crate::state::own(stage.as_fd(), &slot.to_string(), stat.st_uid, stat.st_gid)?;
+    /// Copies a kept content into the stage; history stays complete. `None` when nothing was kept.
+    fn restage(
+        &self,
+        history: &OwnedFd,
+        kept: &str,
+        stage: &OwnedFd,
+        slot: u32,
+        before: Option<&ManifestEntry>,
+    ) -> io::Result<Option<ManifestEntry>> {
+        let slot = slot.to_string();
+        match live_at(history.as_fd(), kept)? {
+            Live::File(file) => {
+                let mut source = open_file(history.as_fd(), kept)?;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let fd = rustix::fs::openat(stage, &slot, flags, Mode::from_raw_mode(0o600))?;
+                let mut copy = File::from(fd);
+                io::copy(&mut source, &mut copy)?;
+                rustix::fs::fchmod(&copy, Mode::from_raw_mode(file.mode))?;
+                if rustix::process::geteuid().is_root() {
+                    crate::state::own(stage.as_fd(), &slot, file.uid, file.gid)?;
+                }
+            }
+            Live::Special => {
+                let stat = rustix::fs::statat(history, kept, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+                    // A socket, device or FIFO: what it was cannot be made again.
+                    return Ok(None);
+                }
+                let target = rustix::fs::readlinkat(history, kept, Vec::new())?;
+                rustix::fs::symlinkat(target, stage, &slot)?;
+            }
+            Live::Absent | Live::Directory => return Ok(None),
         }
-        use std::io::Seek;
-        copy.rewind()?;
-        digest_of(copy)
+        let digest = digest_at(stage.as_fd(), &slot)?.unwrap_or_default();
+        let stat = match live_at(stage.as_fd(), &slot)? {
+            Live::File(file) => file.id,
+            _ => StatId::default(),
+        };
+        Ok(Some(match before {
+            Some(before) => ManifestEntry { digest, stat, ..before.clone() },
+            None => ManifestEntry {
+                id: ContentId::of(&digest),
+                transform: [0; 16],
+                digest,
+                executable: false,
+                stat,
+            },
+        }))
     }
 }

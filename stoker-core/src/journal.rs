@@ -8,18 +8,30 @@
 //! | put | `stage/N` holds the new content | `stage/N` holds the old content (exchanged) | no `stage/N`; the old content, if any, is `history/TX/N` |
 //! | delete | no `history/TX/N` | - | `history/TX/N` holds the file |
 //! | make, remove directory, set mode | repeating them changes nothing | | |
+//! | directory for file | `stage/N` is absent or the directory, being filled | `stage/N` is the old file (exchanged) | neither `stage/N` nor any staged file of it |
+//! | file for directory | `stage/N` is the new file | `stage/N` is the old directory (exchanged), being emptied | no `stage/N` |
+//!
+//! A file and a directory that change places are exchanged in one system call, with the whole new directory ready: the
+//! path is never absent. Where the file system cannot exchange (NFS, some FUSE), the old one is moved aside first, and
+//! the path is absent for the moment between two renames.
 
-use std::fs::File;
+use std::borrow::Cow;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
+use rustix::fs::AtFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::path::{RelPath, RelPathBuf};
-use crate::root::{Cursor, Live, StatId, live_at, open_file};
-use crate::state::{Head, ManifestEntry, own_like};
+use crate::path::RelPathBuf;
+use crate::root::{Live, StatId, live_at, open_file};
+use crate::state::{Digest, Head, ManifestEntry};
+
+mod renames;
+mod swap;
+mod workshop;
+
+pub use renames::Abilities;
+pub(crate) use workshop::Workshop;
 
 /// One transaction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +44,13 @@ pub(crate) struct Journal {
     pub(crate) steps: Vec<Step>,
 }
 
+impl Journal {
+    /// What the transaction does to single paths, in order.
+    pub(crate) fn plain_steps(&self) -> impl DoubleEndedIterator<Item = Cow<'_, Step>> {
+        self.steps.iter().flat_map(Step::plain)
+    }
+}
+
 /// One step, in the order they are taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Step {
@@ -42,17 +61,17 @@ pub(crate) enum Step {
         path: RelPathBuf,
         slot: u32,
         entry: ManifestEntry,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     SetMode {
         path: RelPathBuf,
-        entry: ManifestEntry,
-        before: ManifestEntry,
+        entry: Box<ManifestEntry>,
+        before: Box<ManifestEntry>,
     },
     Delete {
         path: RelPathBuf,
         slot: u32,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     RemoveDirectory {
         path: RelPathBuf,
@@ -61,12 +80,27 @@ pub(crate) enum Step {
     Record {
         path: RelPathBuf,
         entry: ManifestEntry,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     /// Nothing happens to the file; the manifest forgets about it.
     Forget {
         path: RelPathBuf,
-        before: Option<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
+    },
+    /// A directory takes the place of a file: `inside` makes directories, outermost first, and puts files.
+    DirectoryForFile {
+        path: RelPathBuf,
+        slot: u32,
+        before: Option<Box<ManifestEntry>>,
+        inside: Vec<Step>,
+    },
+    /// A file takes the place of a directory: `inside` deletes files and removes directories, innermost first.
+    FileForDirectory {
+        path: RelPathBuf,
+        slot: u32,
+        entry: ManifestEntry,
+        before: Option<Box<ManifestEntry>>,
+        inside: Vec<Step>,
     },
 }
 
@@ -79,7 +113,27 @@ impl Step {
             | Self::Delete { path, .. }
             | Self::RemoveDirectory { path }
             | Self::Record { path, .. }
-            | Self::Forget { path, .. } => path,
+            | Self::Forget { path, .. }
+            | Self::DirectoryForFile { path, .. }
+            | Self::FileForDirectory { path, .. } => path,
+        }
+    }
+
+    /// The step as what it does to single paths.
+    pub(crate) fn plain(&self) -> Vec<Cow<'_, Self>> {
+        match self {
+            Self::DirectoryForFile { path, slot, before, inside } => {
+                let (path, before) = (path.clone(), before.clone());
+                std::iter::once(Cow::Owned(Self::Delete { path, slot: *slot, before }))
+                    .chain(inside.iter().map(Cow::Borrowed))
+                    .collect()
+            }
+            Self::FileForDirectory { path, slot, entry, before, inside } => {
+                let (path, entry, before) = (path.clone(), entry.clone(), before.clone());
+                let put = Self::Put { path, slot: *slot, entry, before };
+                inside.iter().map(Cow::Borrowed).chain(std::iter::once(Cow::Owned(put))).collect()
+            }
+            step => vec![Cow::Borrowed(step)],
         }
     }
 
@@ -89,243 +143,33 @@ impl Step {
     }
 }
 
-/// Where the steps of one transaction find their files.
-#[derive(Debug)]
-pub(crate) struct Workshop<'r> {
-    pub(crate) stage: OwnedFd,
-    pub(crate) history: OwnedFd,
-    pub(crate) cursor: Cursor<'r>,
-}
-
-impl Workshop<'_> {
-    /// Takes a step for the first time.
-    pub(crate) fn perform(&mut self, step: &Step) -> io::Result<()> {
-        match step {
-            Step::MakeDirectory { path } => self.make_directory(path.as_path()),
-            Step::RemoveDirectory { path } => self.remove_directory(path.as_path()),
-            Step::Put { path, slot, .. } => self.put(path.as_path(), &slot.to_string()),
-            Step::Delete { path, slot, .. } => self.delete(path.as_path(), &slot.to_string()),
-            Step::SetMode { path, entry, .. } => self.set_mode(path.as_path(), entry.executable),
-            Step::Record { .. } | Step::Forget { .. } => Ok(()),
-        }
-    }
-
-    /// Takes a step that may have been taken already, wholly or half.
-    pub(crate) fn redo(&mut self, step: &Step) -> io::Result<()> {
-        match step {
-            Step::Put { path, slot, entry, .. } => {
-                let slot = slot.to_string();
-                match self.slot_state(&slot, entry)? {
-                    SlotState::Gone => Ok(()),
-                    SlotState::New => self.put(path.as_path(), &slot),
-                    SlotState::Old => self.keep(&slot),
-                }
-            }
-            Step::Delete { path, slot, .. } => {
-                if exists(self.history.as_fd(), &slot.to_string())? {
-                    return Ok(());
-                }
-                self.delete(path.as_path(), &slot.to_string())
-            }
-            _ => self.perform(step),
-        }
-    }
-
-    /// Takes a step back, whatever state it is in. Afterwards it can be redone.
-    pub(crate) fn undo(&mut self, step: &Step) -> io::Result<()> {
-        match step {
-            Step::MakeDirectory { path } => self.remove_directory(path.as_path()),
-            Step::RemoveDirectory { path } => self.make_directory(path.as_path()),
-            Step::SetMode { path, before, .. } => self.set_mode(path.as_path(), before.executable),
-            Step::Put { path, slot, entry, .. } => self.unput(path.as_path(), &slot.to_string(), entry),
-            Step::Delete { path, slot, .. } => {
-                let slot = slot.to_string();
-                if !exists(self.history.as_fd(), &slot)? {
-                    return Ok(());
-                }
-                let (parent, name) = self.place(path.as_path())?;
-                match rename_new(self.history.as_fd(), &slot, parent.as_fd(), name) {
-                    // Somebody has written the path anew since; both contents stay.
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                    other => other,
-                }
-            }
-            Step::Record { .. } | Step::Forget { .. } => Ok(()),
-        }
-    }
-
-    fn place<'p>(&mut self, path: RelPath<'p>) -> io::Result<(std::rc::Rc<OwnedFd>, &'p str)> {
-        let parent = self.cursor.parent(path)?.ok_or(io::ErrorKind::NotFound)?;
-        Ok((parent, path.file_name().unwrap_or_default()))
-    }
-
-    fn make_directory(&mut self, path: RelPath<'_>) -> io::Result<()> {
-        let (parent, name) = self.place(path)?;
-        let made = rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777));
-        self.cursor.reset();
-        match made {
-            Ok(()) => own_like(parent.as_fd(), parent.as_fd(), name),
-            Err(Errno::EXIST) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn remove_directory(&mut self, path: RelPath<'_>) -> io::Result<()> {
-        let Some(parent) = self.cursor.parent(path)? else { return Ok(()) };
-        let removed = rustix::fs::unlinkat(&parent, path.file_name().unwrap_or_default(), AtFlags::REMOVEDIR);
-        self.cursor.reset();
-        match removed {
-            // Somebody else's files are in it: it stays.
-            Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT | Errno::NOTDIR) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn put(&mut self, path: RelPath<'_>, slot: &str) -> io::Result<()> {
-        let (parent, name) = self.place(path)?;
-        if live_at(parent.as_fd(), name)? == Live::Directory {
-            return Err(io::Error::new(
-                io::ErrorKind::IsADirectory,
-                "a directory has appeared in the place of a file",
-            ));
-        }
-        match rename_new(self.stage.as_fd(), slot, parent.as_fd(), name) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            other => return other,
-        }
-        match rustix::fs::renameat_with(&self.stage, slot, &parent, name, RenameFlags::EXCHANGE) {
-            Ok(()) => self.keep(slot),
-            // The file system cannot exchange (NFS, some FUSE): keep the old content first, then rename over it.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                link_or_copy(parent.as_fd(), name, self.history.as_fd(), slot)?;
-                Ok(rustix::fs::renameat(&self.stage, slot, &parent, name)?)
-            }
-            // It went away in between.
-            Err(Errno::NOENT) => rename_new(self.stage.as_fd(), slot, parent.as_fd(), name),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Moves the old content, exchanged into the stage, to the history.
-    fn keep(&self, slot: &str) -> io::Result<()> {
-        Ok(rustix::fs::renameat(&self.stage, slot, &self.history, slot)?)
-    }
-
-    fn unput(&mut self, path: RelPath<'_>, slot: &str, entry: &ManifestEntry) -> io::Result<()> {
-        let state = self.slot_state(slot, entry)?;
-        let kept = exists(self.history.as_fd(), slot)?;
-        if state == SlotState::New {
-            return Ok(());
-        }
-        let (parent, name) = self.place(path)?;
-        if state == SlotState::Gone && !kept {
-            // The file was new.
-            return match rustix::fs::renameat(&parent, name, &self.stage, slot) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(e) => Err(e.into()),
-            };
-        }
-        if state == SlotState::Gone {
-            rustix::fs::renameat(&self.history, slot, &self.stage, slot)?;
-        }
-        match rustix::fs::renameat_with(&self.stage, slot, &parent, name, RenameFlags::EXCHANGE) {
-            Ok(()) => Ok(()),
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                rustix::fs::renameat(&self.stage, slot, &self.history, slot)?;
-                link_or_copy(parent.as_fd(), name, self.stage.as_fd(), slot)?;
-                Ok(rustix::fs::renameat(&self.history, slot, &parent, name)?)
-            }
-            Err(Errno::NOENT) => rename_new(self.stage.as_fd(), slot, parent.as_fd(), name),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn delete(&mut self, path: RelPath<'_>, slot: &str) -> io::Result<()> {
-        let Some(parent) = self.cursor.parent(path)? else { return Ok(()) };
-        let name = path.file_name().unwrap_or_default();
-        if live_at(parent.as_fd(), name)? == Live::Directory {
-            return Ok(());
-        }
-        match rustix::fs::renameat(&parent, name, &self.history, slot) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn set_mode(&mut self, path: RelPath<'_>, executable: bool) -> io::Result<()> {
-        let (parent, name) = self.place(path)?;
-        let file = match open_file(parent.as_fd(), name) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        let mode = rustix::fs::fstat(&file)?.st_mode & 0o7777;
-        Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(with_executable(mode, executable)))?)
-    }
-
-    fn slot_state(&self, slot: &str, entry: &ManifestEntry) -> io::Result<SlotState> {
-        if !exists(self.stage.as_fd(), slot)? {
-            return Ok(SlotState::Gone);
-        }
-        let new = match open_file(self.stage.as_fd(), slot) {
-            Ok(file) => digest_of(file)? == entry.digest,
-            // A symbolic link was exchanged into the stage.
-            Err(_) => false,
-        };
-        Ok(if new { SlotState::New } else { SlotState::Old })
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SlotState {
-    New,
-    Old,
-    Gone,
-}
-
 /// A file's mode with the executable bit of whoever may read it.
 pub(crate) fn with_executable(mode: u32, executable: bool) -> u32 {
     if executable { mode | ((mode & 0o444) >> 2) } else { mode & !0o111 }
 }
 
-pub(crate) fn digest_of(mut file: File) -> io::Result<[u8; 32]> {
+/// The digest of what a name holds: of a file's bytes, or of a link's target. `None` for anything else.
+pub(crate) fn digest_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Option<Digest>> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(&mut file)?;
-    Ok(*hasher.finalize().as_bytes())
+    match live_at(directory, name)? {
+        Live::File(_) => {
+            hasher.update_reader(&mut open_file(directory, name)?)?;
+        }
+        Live::Special => {
+            let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Symlink {
+                return Ok(None);
+            }
+            let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
+            hasher.update(b"link to ").update(target.as_bytes());
+        }
+        Live::Absent | Live::Directory => return Ok(None),
+    }
+    Ok(Some(*hasher.finalize().as_bytes()))
 }
 
 pub(crate) fn exists(directory: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     Ok(live_at(directory, name)? != Live::Absent)
-}
-
-/// Renames without replacing; `AlreadyExists` when something has the name.
-fn rename_new(from: BorrowedFd<'_>, old: &str, to: BorrowedFd<'_>, new: &str) -> io::Result<()> {
-    match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            if exists(to, new)? {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            Ok(rustix::fs::renameat(from, old, to, new)?)
-        }
-        other => Ok(other?),
-    }
-}
-
-/// Keeps a file under a second name: by a hard link, or by a copy where there are none.
-fn link_or_copy(from: BorrowedFd<'_>, old: &str, to: BorrowedFd<'_>, new: &str) -> io::Result<()> {
-    if exists(to, new)? {
-        rustix::fs::unlinkat(to, new, AtFlags::empty())?;
-    }
-    match rustix::fs::linkat(from, old, to, new, AtFlags::empty()) {
-        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK) => {
-            let mut source = open_file(from, old)?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let mode = rustix::fs::fstat(&source)?.st_mode & 0o7777;
-            let mut copy = File::from(rustix::fs::openat(to, new, flags, Mode::from_raw_mode(mode))?);
-            io::copy(&mut source, &mut copy)?;
-            copy.sync_data()
-        }
-        other => Ok(other?),
-    }
 }
 
 /// The identity to remember for a file that was just put: only if it is still the very file that was staged.

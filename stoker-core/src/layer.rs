@@ -1,6 +1,7 @@
 //! From mappings to the desired state: templates resolved, sources listed, excludes and protections applied.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
@@ -11,7 +12,7 @@ use crate::pattern::{PatternSet, RuleIndex};
 use crate::plan::{PlanError, Warning};
 use crate::source::{ContentId, Entry, EntryKind, Source};
 use crate::spec::{Mapping, MappingKind, SyncSpec};
-use crate::state::{STATE_DIRECTORY, is_own};
+use crate::state::{Manifest, STATE_DIRECTORY, below, is_own};
 use crate::template::{Template, Variables};
 use crate::transform::Transform;
 
@@ -26,6 +27,8 @@ pub(crate) struct Layer {
     pub(crate) destination: RelPathBuf,
     pub(crate) kind: Option<MappingKind>,
     pub(crate) required: bool,
+    file_pattern: Option<PatternSet>,
+    max_file_bytes: Option<u64>,
     template: bool,
     patches: Vec<(PatternSet, Vec<(JsonPath, Value)>)>,
 }
@@ -50,6 +53,28 @@ pub(crate) struct DesiredState {
     /// Destinations of mappings whose source is missing: nothing below them is deleted.
     pub(crate) untouched: Vec<RelPathBuf>,
     pub(crate) total_bytes: u64,
+    /// Directories that are wanted as they were left: neither listed nor compared.
+    pub(crate) covered: BTreeSet<RelPathBuf>,
+    /// Owned files below them.
+    pub(crate) covered_files: u64,
+    /// Which tree each directory is made from; see [`Manifest::trees`].
+    pub(crate) trees: BTreeMap<RelPathBuf, ContentId>,
+}
+
+impl DesiredState {
+    /// Whether `path` lies in a directory that is wanted as it was left.
+    pub(crate) fn covers(&self, path: RelPath<'_>) -> bool {
+        !self.covered.is_empty()
+            && (self.covered.contains("")
+                || path.ancestors().any(|above| self.covered.contains(above.as_str())))
+    }
+}
+
+/// What is known of the last sync, when it was made with the same spec.
+pub(crate) struct Known<'a> {
+    pub(crate) manifest: &'a Manifest,
+    /// Whether everything owned below a directory looks as it was left.
+    pub(crate) as_left: &'a dyn Fn(RelPath<'_>) -> Result<bool, PlanError>,
 }
 
 /// What a path must never be: the engine's own, protected, or excluded.
@@ -80,7 +105,18 @@ impl Boundaries {
 
     /// Whether a file at `path` may be written or deleted at all.
     pub(crate) fn allows(&self, path: RelPath<'_>) -> bool {
-        !is_own(path) && self.protected(path, false).is_none() && !self.excludes.excludes(path, false)
+        self.forbids(path).is_none()
+    }
+
+    /// The rule by which a file at `path` may be neither written nor deleted.
+    pub(crate) fn forbids(&self, path: RelPath<'_>) -> Option<String> {
+        if is_own(path) {
+            return Some("Stoker's own state".to_owned());
+        }
+        if let Some(reason) = self.protected(path, false) {
+            return Some(format!("protected: {reason}"));
+        }
+        self.excludes.excluding_rule(path, false).map(|(_, pattern)| format!("excluded by {pattern}"))
     }
 }
 
@@ -97,6 +133,11 @@ impl Layer {
             })
         };
         let destination = path("destination", &mapping.destination)?;
+        let file_pattern = mapping.file_pattern.as_deref().map(|pattern| {
+            let pattern = render(&mapping.origin, "filePattern", pattern, variables)?;
+            Ok::<_, PlanError>(PatternSet::new([pattern])?)
+        });
+        let file_pattern = file_pattern.transpose()?;
         let patches = mapping.patches.iter().map(|patch| {
             let file = patch.file.as_deref().unwrap_or("*.json");
             let file = render(&mapping.origin, "patch file", file, variables)?;
@@ -109,6 +150,8 @@ impl Layer {
             destination,
             kind: mapping.kind,
             required: mapping.required,
+            file_pattern,
+            max_file_bytes: mapping.max_file_bytes,
             template: mapping.template,
         })
     }
@@ -119,17 +162,31 @@ impl Layer {
         self.source.as_path().join(below)
     }
 
+    /// The largest file that is accepted, in bytes.
+    pub(crate) fn max_file_bytes(&self, spec: &SyncSpec) -> u64 {
+        self.max_file_bytes.unwrap_or(spec.limits.max_file_bytes)
+    }
+
+    fn matches(&self, set: &PatternSet, path: RelPath<'_>) -> bool {
+        match path.strip_prefix(self.destination.as_path()).filter(|p| !p.is_root()) {
+            Some(below) => set.excludes(below, false),
+            // A file mapping has nothing below its destination: patterns match the file's own name.
+            None => path
+                .file_name()
+                .and_then(|name| RelPath::ROOT.child(name).ok())
+                .is_some_and(|name| set.excludes(name.as_path(), false)),
+        }
+    }
+
+    /// Whether the mapping's file pattern lets `path` pass.
+    fn selects(&self, path: RelPath<'_>) -> bool {
+        self.file_pattern.as_ref().is_none_or(|set| self.matches(set, path))
+    }
+
     fn transform(&self, path: RelPath<'_>) -> Transform {
-        let below = path.strip_prefix(self.destination.as_path()).filter(|p| !p.is_root());
-        // A file mapping has nothing below its destination: its patches match the file's own name.
-        let name = path.file_name().and_then(|name| RelPath::ROOT.child(name).ok());
-        let matched = |set: &PatternSet| match (below, &name) {
-            (Some(below), _) => set.excludes(below, false),
-            (None, Some(name)) => set.excludes(name.as_path(), false),
-            (None, None) => false,
-        };
-        let edits = self.patches.iter().filter(|(set, _)| matched(set)).flat_map(|(_, edits)| edits.clone());
-        Transform { template: self.template, edits: edits.collect() }
+        let matching = self.patches.iter().filter(|(set, _)| self.matches(set, path));
+        let edits = matching.flat_map(|(_, edits)| edits.clone()).collect();
+        Transform { template: self.template, edits }
     }
 }
 
@@ -170,6 +227,7 @@ pub(crate) fn list(
     roots: &[Option<Entry>],
     boundaries: &Boundaries,
     spec: &SyncSpec,
+    known: Option<&Known<'_>>,
     warnings: &mut Vec<Warning>,
 ) -> Result<DesiredState, PlanError> {
     let mut listing = Listing {
@@ -179,32 +237,41 @@ pub(crate) fn list(
         warnings,
         state: DesiredState { transforms: vec![Transform::default()], ..DesiredState::default() },
         transform_keys: HashMap::new(),
+        overlaps: BTreeMap::new(),
+        known,
+        alone: false,
+        covered_bytes: 0,
     };
     for (number, (layer, root)) in layers.iter().zip(roots).enumerate() {
+        let here = layer.destination.as_path();
+        let others = layers.iter().enumerate().filter(|(other, _)| *other != number);
+        listing.alone = others
+            .map(|(_, other)| other.destination.as_path())
+            .all(|there| !there.starts_with(here) && !here.starts_with(there));
         listing.layer(number as u32, layer, root.as_ref())?;
     }
-    let mut state = listing.state;
-    generate(&mut state.files, layers.len(), boundaries, spec);
-    state.total_bytes = state.files.values().filter_map(|f| f.size).sum();
-    twins(&state.files)?;
+    let Listing { mut state, overlaps, warnings, covered_bytes, .. } = listing;
+    let origin = |number: u32| layers.get(number as usize).map_or_else(String::new, |l| l.origin.clone());
+    warnings.extend(overlaps.into_iter().map(|((loses, wins), (path, files))| Warning::Overlap {
+        path,
+        files,
+        loses: origin(loses),
+        wins: origin(wins),
+    }));
+    generate(&mut state, layers.len(), boundaries, spec);
+    state.total_bytes = covered_bytes + state.files.values().filter_map(|f| f.size).sum::<u64>();
+    twins(state.files.keys().chain(&state.covered), state.files.len())?;
     Ok(state)
 }
 
 /// Adds the generated files that are needed and that no layer brings.
-fn generate(
-    files: &mut BTreeMap<RelPathBuf, Desired>,
-    layers: usize,
-    boundaries: &Boundaries,
-    spec: &SyncSpec,
-) {
+fn generate(state: &mut DesiredState, layers: usize, boundaries: &Boundaries, spec: &SyncSpec) {
     for (number, generated) in spec.generated.iter().enumerate() {
-        let below = files.range(generated.needed_by.clone()..).take_while(|(path, _)| {
-            // Siblings such as `a.b` sort between `a` and `a/b`.
-            path.as_str().starts_with(generated.needed_by.as_str())
-        });
-        let needed =
-            below.into_iter().any(|(path, _)| path.as_path().starts_with(generated.needed_by.as_path()));
-        if needed && !files.contains_key(&generated.path) && boundaries.allows(generated.path.as_path()) {
+        let (needed_by, path) = (generated.needed_by.as_path(), &generated.path);
+        let needed = below(&state.files, needed_by).next().is_some()
+            || state.covered.iter().any(|directory| directory.as_path().starts_with(needed_by));
+        let brought = state.files.contains_key(path) || state.covers(path.as_path());
+        if needed && !brought && boundaries.allows(path.as_path()) {
             let wanted = Desired {
                 id: ContentId::of(generated.content.as_bytes()),
                 size: Some(generated.content.len() as u64),
@@ -212,7 +279,7 @@ fn generate(
                 layer: (layers + number) as u32,
                 transform: 0,
             };
-            files.insert(generated.path.clone(), wanted);
+            state.files.insert(path.clone(), wanted);
         }
     }
 }
@@ -224,6 +291,12 @@ struct Listing<'a> {
     warnings: &'a mut Vec<Warning>,
     state: DesiredState,
     transform_keys: HashMap<String, u32>,
+    /// Which layers bring the same path: the first path and their number, by losing and winning layer.
+    overlaps: BTreeMap<(u32, u32), (RelPathBuf, u64)>,
+    known: Option<&'a Known<'a>>,
+    /// Whether no other layer writes where the current one does.
+    alone: bool,
+    covered_bytes: u64,
 }
 
 impl Listing<'_> {
@@ -261,6 +334,7 @@ impl Listing<'_> {
             MappingKind::File if layer.destination.as_path().is_root() => {
                 Err(PlanError::FileOntoRoot { origin: origin(), source_path: layer.source.clone() })
             }
+            MappingKind::File if !layer.selects(layer.destination.as_path()) => Ok(()),
             MappingKind::File => self.file(number, layer, layer.destination.clone(), root),
             MappingKind::Dir => {
                 let destination = layer.destination.as_path();
@@ -268,9 +342,53 @@ impl Listing<'_> {
                 for above in destination.ancestors() {
                     last = last.max(self.boundaries.excludes.step(None, above, true));
                 }
-                self.directory(number, layer, layer.source.as_path(), destination, last)
+                self.tree(number, layer, layer.source.as_path(), destination, last, root.id)
             }
         }
+    }
+
+    /// A directory whose tree the source may name: it is listed only when that is another one than last time.
+    fn tree(
+        &mut self,
+        number: u32,
+        layer: &Layer,
+        from: RelPath<'_>,
+        to: RelPath<'_>,
+        excluded_by: Option<RuleIndex>,
+        id: Option<ContentId>,
+    ) -> Result<(), PlanError> {
+        let Some(id) = id.filter(|_| self.alone) else {
+            return self.directory(number, layer, from, to, excluded_by);
+        };
+        if let Some(known) = self.known
+            && known.manifest.trees.get(to.as_str()) == Some(&id)
+            && (known.as_left)(to)?
+        {
+            for (_, entry) in known.manifest.below(to) {
+                self.state.covered_files += 1;
+                self.covered_bytes += entry.stat.size;
+            }
+            let trees = below(&known.manifest.trees, to).map(|(path, id)| (path.clone(), *id));
+            self.state.trees.extend(trees);
+            self.state.trees.insert(to.to_buf(), id);
+            self.state.covered.insert(to.to_buf());
+            return self.count();
+        }
+        let warnings = self.warnings.len();
+        self.directory(number, layer, from, to, excluded_by)?;
+        // What has to be said again next time has to be listed again.
+        if self.warnings.len() == warnings {
+            self.state.trees.insert(to.to_buf(), id);
+        }
+        Ok(())
+    }
+
+    fn count(&self) -> Result<(), PlanError> {
+        let limit = self.spec.limits.max_files;
+        if self.state.files.len() as u64 + self.state.covered_files > limit {
+            return Err(PlanError::TooManyFiles { limit });
+        }
+        Ok(())
     }
 
     fn directory(
@@ -303,9 +421,9 @@ impl Listing<'_> {
                         continue;
                     }
                     let below = from.child(name).map_err(entry_error)?;
-                    self.directory(number, layer, below.as_path(), path.as_path(), rule)?;
+                    self.tree(number, layer, below.as_path(), path.as_path(), rule, named.entry.id)?;
                 }
-                _ if excluded => {}
+                _ if excluded || !layer.selects(path.as_path()) => {}
                 EntryKind::File | EntryKind::Executable => self.file(number, layer, path, &named.entry)?,
                 kind => {
                     let path = from.child(name).map_err(entry_error)?;
@@ -327,17 +445,24 @@ impl Listing<'_> {
         let Some(id) = entry.id else {
             return Err(PlanError::UnsupportedEntry { path, kind: entry.kind, origin: layer.origin.clone() });
         };
-        let limits = &self.spec.limits;
-        if let Some(size) = entry.size.filter(|&size| size > limits.max_file_bytes) {
-            return Err(PlanError::FileTooLarge { path, size, limit: limits.max_file_bytes });
+        let limit = layer.max_file_bytes(self.spec);
+        if let Some(size) = entry.size.filter(|&size| size > limit) {
+            return Err(PlanError::FileTooLarge { origin: layer.origin.clone(), path, size, limit });
         }
         let transform = self.transform(layer, path.as_path())?;
         let executable = entry.kind == EntryKind::Executable;
-        self.state.files.insert(path, Desired { id, size: entry.size, executable, layer: number, transform });
-        if self.state.files.len() as u64 > limits.max_files {
-            return Err(PlanError::TooManyFiles { limit: limits.max_files });
+        let wanted = Desired { id, size: entry.size, executable, layer: number, transform };
+        match self.state.files.entry(path) {
+            Slot::Vacant(slot) => {
+                slot.insert(wanted);
+            }
+            Slot::Occupied(mut slot) => {
+                let pair = (slot.get().layer, number);
+                self.overlaps.entry(pair).or_insert_with(|| (slot.key().clone(), 0)).1 += 1;
+                slot.insert(wanted);
+            }
         }
-        Ok(())
+        self.count()
     }
 
     fn transform(&mut self, layer: &Layer, path: RelPath<'_>) -> Result<u32, PlanError> {
@@ -362,10 +487,10 @@ impl Listing<'_> {
 }
 
 /// Refuses two paths that some file system takes for one: equal but for letter case or Unicode normalisation.
-fn twins(files: &BTreeMap<RelPathBuf, Desired>) -> Result<(), PlanError> {
-    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(files.len());
+fn twins<'p>(paths: impl Iterator<Item = &'p RelPathBuf>, count: usize) -> Result<(), PlanError> {
+    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(count);
     let mut last_parent = RelPath::ROOT;
-    for path in files.keys() {
+    for path in paths {
         let path = path.as_path();
         let parent = path.parent().unwrap_or(RelPath::ROOT);
         let above = if parent == last_parent { None } else { Some(path.ancestors()) };

@@ -35,7 +35,8 @@
 //!
 //! - Linux only: it relies on `renameat2`, descriptors of directories and `flock`.
 //! - A file that somebody replaces between the last look and the rename is kept in history, not merged.
-//! - A directory that becomes a file, or a file that becomes a directory, is absent for the moment between two steps.
+//! - Where a file system cannot exchange two names (NFS, some FUSE; see [`Abilities`]), a directory that becomes a file,
+//!   or a file that becomes a directory, is absent for the moment between two renames. Elsewhere it never is.
 //! - Files on another volume mounted inside the destination are refused by name.
 //!
 //! # Example
@@ -86,13 +87,15 @@ pub use compare::{ExactBytes, LiveRules, PlanOptions};
 pub use directory::DirectorySource;
 pub use engine::{Engine, OpenError, Session};
 pub use fault::{Category, Fault, Retry, chain};
-pub use history::{Past, Retention, RollbackError};
+pub use history::{Past, Retention, RollbackError, net_changes};
+pub use journal::Abilities;
 pub use path::{PathError, RelPath, RelPathBuf};
 pub use pattern::{PatternError, PatternSet};
-pub use plan::{Action, ActionKind, Counts, Plan, PlanError, Warning};
+pub use plan::{Action, ActionKind, Counts, Found, Plan, PlanError, Warning};
 pub use source::{ContentId, Entry, EntryKind, NamedEntry, Source, SourceError};
 pub use spec::{
-    FileEdit, Generated, Limits, Mapping, MappingKind, MaxDeletes, Patch, Protection, Prune, SyncSpec,
+    FileEdit, Generated, Limits, Mapping, MappingKind, MaxDeletes, Patch, PathPolicy, Policy, Protection,
+    Prune, SyncSpec,
 };
 pub use state::{Head, STATE_DIRECTORY};
 pub use template::{Template, TemplateError, Variables};

@@ -1,293 +1,21 @@
 //! The plan: what a sync would change, and why. A value; making it writes nothing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::fault::{Category, Fault, Retry};
-use crate::json::JsonError;
-use crate::path::{PathError, RelPathBuf};
-use crate::pattern::PatternError;
+use crate::path::{RelPath, RelPathBuf};
 use crate::root::LiveFile;
-use crate::source::{EntryKind, Source, SourceError};
-use crate::spec::{MappingKind, MaxDeletes, SyncSpec};
+use crate::source::{Source, SourceError};
+use crate::spec::SyncSpec;
 use crate::state::{Head, Manifest, ManifestEntry};
-use crate::template::TemplateError;
-use crate::transform::{ContentError, Transform};
+use crate::transform::{ContentError, Transform, produce};
 
-/// Why no plan could be made. Nothing has been written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// A template in a mapping cannot be rendered.
-    #[error("{origin}: {field} {value:?}: {error}")]
-    Template {
-        /// The mapping.
-        origin: String,
-        /// Its field.
-        field: &'static str,
-        /// The value of the field.
-        value: String,
-        /// What is wrong.
-        error: TemplateError,
-    },
-    /// A path in a mapping breaks a rule.
-    #[error("{origin}: {field} {value:?}: {error}")]
-    Path {
-        /// The mapping.
-        origin: String,
-        /// Its field.
-        field: &'static str,
-        /// The value, rendered.
-        value: String,
-        /// The rule.
-        error: PathError,
-    },
-    /// A JSON path in a patch cannot be read.
-    #[error("{origin}: {error}")]
-    JsonPath {
-        /// The mapping or edit.
-        origin: String,
-        /// What is wrong.
-        error: JsonError,
-    },
-    /// A pattern cannot be compiled.
-    #[error(transparent)]
-    Pattern(#[from] PatternError),
-    /// A required source is missing.
-    #[error("{origin}: source {source_path} does not exist in this revision, and the mapping is required")]
-    MissingSource {
-        /// The mapping.
-        origin: String,
-        /// The missing path.
-        source_path: RelPathBuf,
-    },
-    /// The source is a file where a directory was announced, or the reverse.
-    #[error("{origin}: source {source_path} is a {}, but the mapping says type: {}", kind_name(*.found), kind_name(*.wanted))]
-    WrongKind {
-        /// The mapping.
-        origin: String,
-        /// The path.
-        source_path: RelPathBuf,
-        /// What the mapping says.
-        wanted: MappingKind,
-        /// What is there.
-        found: MappingKind,
-    },
-    /// A file is mapped onto the root.
-    #[error("{origin}: {source_path} is a file and cannot become the root; name the file in the destination")]
-    FileOntoRoot {
-        /// The mapping.
-        origin: String,
-        /// The file.
-        source_path: RelPathBuf,
-    },
-    /// A mapping's destination is protected.
-    #[error("{origin}: destination {destination} is never written: {reason}")]
-    ProtectedDestination {
-        /// The mapping.
-        origin: String,
-        /// The destination.
-        destination: RelPathBuf,
-        /// Whose it is.
-        reason: String,
-    },
-    /// An entry of the source is neither a file nor a directory.
-    #[error("{origin}: {path} is a {}; only files and directories can be synced, exclude it or remove it", entry_name(*.kind))]
-    UnsupportedEntry {
-        /// The mapping.
-        origin: String,
-        /// The entry.
-        path: RelPathBuf,
-        /// What it is.
-        kind: EntryKind,
-    },
-    /// The name of an entry of the source breaks a rule.
-    #[error("{origin}: in {directory}: {error}")]
-    Entry {
-        /// The mapping.
-        origin: String,
-        /// The directory in the source.
-        directory: RelPathBuf,
-        /// The rule.
-        error: PathError,
-    },
-    /// Two paths that some file system takes for one.
-    #[error("{first} and {second} differ only by letter case or Unicode normalisation; rename one of them")]
-    Twins {
-        /// One of them.
-        first: RelPathBuf,
-        /// The other.
-        second: RelPathBuf,
-    },
-    /// One file is larger than allowed.
-    #[error("{path} has {size} bytes; the limit for one file is {limit}")]
-    FileTooLarge {
-        /// The file.
-        path: RelPathBuf,
-        /// Its size in bytes.
-        size: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// More files than allowed.
-    #[error("more than {limit} files are mapped, the limit of this profile")]
-    TooManyFiles {
-        /// The limit.
-        limit: u64,
-    },
-    /// More bytes than allowed.
-    #[error("{total} bytes are mapped; the limit of this profile is {limit}")]
-    TooManyBytes {
-        /// The bytes that are mapped.
-        total: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// The plan deletes more than the guard allows.
-    #[error(
-        "the plan deletes {deletes} of {owned} owned files; the guard stops at more than {} files or {} percent; approve plan {digest} or raise maxDeletes",
-        .guard.count, .guard.percent
-    )]
-    MassDeletion {
-        /// Files to be deleted.
-        deletes: u64,
-        /// Files owned.
-        owned: u64,
-        /// The guard.
-        guard: MaxDeletes,
-        /// The digest an approval names.
-        digest: String,
-    },
-    /// Not enough space for what is to be written.
-    #[error(
-        "{needed} bytes and {inodes} inodes are needed, but {free} bytes and {free_inodes} inodes are free"
-    )]
-    InsufficientSpace {
-        /// Bytes needed, with a margin.
-        needed: u64,
-        /// Bytes free.
-        free: u64,
-        /// Inodes needed.
-        inodes: u64,
-        /// Inodes free.
-        free_inodes: u64,
-    },
-    /// Something of somebody else is in the way of a file or directory that the plan needs.
-    #[error(
-        "{path} is wanted as a {wanted}, but {found} is there that Stoker did not put there; move it away"
-    )]
-    InTheWay {
-        /// The path.
-        path: RelPathBuf,
-        /// What is wanted.
-        wanted: &'static str,
-        /// What is there.
-        found: &'static str,
-    },
-    /// The path lies on another file system than the destination.
-    #[error(
-        "{path} is on another volume than the data directory; files there cannot be replaced atomically, exclude it"
-    )]
-    OtherVolume {
-        /// The path.
-        path: RelPathBuf,
-    },
-    /// The source could not be read.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// A content cannot go live.
-    #[error(transparent)]
-    Content(#[from] ContentError),
-    /// The destination could not be read.
-    #[error("cannot read {path} in the destination")]
-    Live {
-        /// The path.
-        path: RelPathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-}
+mod error;
+mod printed;
 
-fn kind_name(kind: MappingKind) -> &'static str {
-    match kind {
-        MappingKind::Dir => "dir",
-        MappingKind::File => "file",
-    }
-}
-
-fn entry_name(kind: EntryKind) -> &'static str {
-    match kind {
-        EntryKind::Directory => "directory",
-        EntryKind::File | EntryKind::Executable => "file",
-        EntryKind::Symlink => "symbolic link",
-        EntryKind::Submodule => "submodule",
-        EntryKind::Other => "special file",
-    }
-}
-
-impl PlanError {
-    /// The path it is about, when it is about one.
-    #[must_use]
-    pub fn path(&self) -> Option<&RelPathBuf> {
-        match self {
-            Self::MissingSource { source_path, .. }
-            | Self::WrongKind { source_path, .. }
-            | Self::FileOntoRoot { source_path, .. } => Some(source_path),
-            Self::ProtectedDestination { destination, .. } => Some(destination),
-            Self::UnsupportedEntry { path, .. }
-            | Self::FileTooLarge { path, .. }
-            | Self::InTheWay { path, .. }
-            | Self::OtherVolume { path }
-            | Self::Live { path, .. } => Some(path),
-            Self::Entry { directory, .. } => Some(directory),
-            Self::Twins { second, .. } => Some(second),
-            Self::Content(error) => error.path(),
-            _ => None,
-        }
-    }
-
-    /// Whether a guard stopped the plan, rather than a mistake or a failure.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        matches!(self, Self::MassDeletion { .. })
-    }
-}
-
-impl Fault for PlanError {
-    fn category(&self) -> Category {
-        match self {
-            Self::Template { .. } => Category::new("TemplateError"),
-            Self::Path { .. } | Self::Entry { .. } => Category::new("InvalidPath"),
-            Self::JsonPath { .. } => Category::new("PatchFailed"),
-            Self::Pattern(error) => error.category(),
-            Self::MissingSource { .. } => Category::new("SourceMissing"),
-            Self::WrongKind { .. } | Self::FileOntoRoot { .. } => Category::new("MappingTypeMismatch"),
-            Self::ProtectedDestination { .. } => Category::new("ProtectedPath"),
-            Self::UnsupportedEntry { .. } => Category::new("UnsupportedEntry"),
-            Self::Twins { .. } => Category::new("AmbiguousPaths"),
-            Self::FileTooLarge { .. } => Category::new("FileTooLarge"),
-            Self::TooManyFiles { .. } | Self::TooManyBytes { .. } => Category::new("LimitExceeded"),
-            Self::MassDeletion { .. } => Category::new("MassDeletionBlocked"),
-            Self::InsufficientSpace { .. } => Category::new("InsufficientSpace"),
-            Self::InTheWay { .. } => Category::new("PathInTheWay"),
-            Self::OtherVolume { .. } => Category::new("UnsupportedVolume"),
-            Self::Source(error) => error.category(),
-            Self::Content(error) => error.category(),
-            Self::Live { .. } => Category::new("DestinationUnreadable"),
-        }
-    }
-
-    fn retry(&self) -> Retry {
-        match self {
-            Self::InsufficientSpace { .. } | Self::Live { .. } | Self::InTheWay { .. } => Retry::Backoff,
-            Self::Source(error) => error.retry(),
-            Self::Content(error) => error.retry(),
-            _ => Retry::AfterChange,
-        }
-    }
-}
+pub use error::PlanError;
 
 /// Something a person should know that does not stop the sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,6 +35,24 @@ pub enum Warning {
         /// The mapping.
         origin: String,
     },
+    /// Two mappings bring the same files; the later one wins.
+    Overlap {
+        /// The first path that both bring.
+        path: RelPathBuf,
+        /// How many paths both bring.
+        files: u64,
+        /// The mapping that loses.
+        loses: String,
+        /// The mapping that wins.
+        wins: String,
+    },
+    /// The policy left files as somebody else made them, and a person has to decide.
+    Conflicts {
+        /// The first of them.
+        path: RelPathBuf,
+        /// How many.
+        files: u64,
+    },
     /// The manifest was lost or damaged; equal files are adopted, nothing is rewritten.
     ManifestRebuilt,
 }
@@ -321,6 +67,17 @@ impl fmt::Display for Warning {
                 )
             }
             Self::Protected { path, origin } => write!(f, "{origin}: {path} is protected and left out"),
+            Self::Overlap { path, files, loses, wins } => {
+                let more = if *files > 1 { format!(" and {} more", files - 1) } else { String::new() };
+                write!(f, "{path}{more} is brought by {loses} and by {wins}; the latter wins")
+            }
+            Self::Conflicts { path, files } => {
+                let more = if *files > 1 { format!(" and {} more", files - 1) } else { String::new() };
+                write!(
+                    f,
+                    "{path}{more} was changed here and stays as it is; bring the source in step or remove the change"
+                )
+            }
             Self::ManifestRebuilt => f.write_str(
                 "the manifest was lost or damaged and is rebuilt; equal files are adopted as they are",
             ),
@@ -348,13 +105,15 @@ pub enum ActionKind {
     Delete,
     /// The file is gone, or excluded now: it is no longer owned, and nothing is done.
     Forget,
+    /// Somebody else changed the file, and the policy leaves it so.
+    Keep,
 }
 
 impl ActionKind {
     /// Whether the action changes something in the destination.
     #[must_use]
     pub const fn writes(self) -> bool {
-        !matches!(self, Self::Adopt | Self::Forget)
+        !matches!(self, Self::Adopt | Self::Forget | Self::Keep)
     }
 
     /// The word for people: `create`, `update`, …
@@ -369,6 +128,7 @@ impl ActionKind {
             Self::SetMode => "setMode",
             Self::Delete => "delete",
             Self::Forget => "forget",
+            Self::Keep => "keep",
         }
     }
 }
@@ -388,11 +148,32 @@ pub struct Action {
     pub kind: ActionKind,
     /// Why, in words.
     pub reason: &'static str,
+    /// The exclude pattern, protection or policy that decided, where one did.
+    pub rule: Option<String>,
     /// The mapping that brings it; none for what vanished from the source.
     pub mapping: Option<u32>,
     pub(crate) write: Option<Write>,
-    pub(crate) base: Option<ManifestEntry>,
+    pub(crate) base: Option<Box<ManifestEntry>>,
     pub(crate) live: Option<LiveFile>,
+    pub(crate) found: Found,
+}
+
+/// What the comparison found in the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Found {
+    /// Nothing.
+    Absent,
+    /// The file as the engine left it.
+    AsWritten,
+    /// A file that is what the source wants, though the engine did not write it.
+    AsWanted,
+    /// A file with any other content.
+    Other,
+    /// A directory.
+    Directory,
+    /// A symbolic link, socket, device or FIFO.
+    Special,
 }
 
 /// What is to be written.
@@ -404,6 +185,8 @@ pub(crate) struct Write {
     pub(crate) executable: bool,
     pub(crate) transform: u32,
     pub(crate) key: [u8; 16],
+    /// The largest size that is accepted, in bytes.
+    pub(crate) limit: u64,
     /// Known when the plan had to look at the content already.
     pub(crate) digest: Option<[u8; 32]>,
 }
@@ -450,6 +233,8 @@ pub struct Counts {
     pub adopted: u64,
     /// Owned files that somebody else changed.
     pub drifted: u64,
+    /// Those of them that the policy leaves as they are.
+    pub kept: u64,
 }
 
 /// What a sync would change, and why.
@@ -472,7 +257,8 @@ pub struct Plan {
     pub(crate) previous: Option<Head>,
     pub(crate) transforms: Vec<Transform>,
     pub(crate) digest: String,
-    pub(crate) deletes_allowed: bool,
+    /// Directories of others that a mirror leaves empty.
+    pub(crate) emptied: BTreeSet<RelPathBuf>,
     pub(crate) need: Need,
     /// The mapped sources are what they were: nothing was listed.
     pub(crate) unlisted: bool,
@@ -508,24 +294,33 @@ impl Plan {
 impl Plan {
     /// Reads everything that would be written, through its transforms and checks, and throws it away.
     pub(crate) fn check_contents(&self, source: &dyn Source, spec: &SyncSpec) -> Result<(), PlanError> {
+        let limit = spec.limits.max_total_bytes;
+        let mut total = 0;
         for action in self.actions.iter().filter(|a| a.kind.writes()) {
             let Some(write) = &action.write else { continue };
-            let mut reader = write.from.open(&write.id, source, spec)?;
-            let transform = &self.transforms[write.transform as usize];
-            let limit = spec.limits.max_file_bytes;
-            let path = action.path.as_path();
-            let sink = &mut |_: &[u8]| Ok(());
-            let written = crate::transform::produce(
-                path,
-                &mut reader,
-                write.size,
-                transform,
-                &spec.variables,
-                limit,
-                sink,
-            )?;
+            let written = self.content(action.path.as_path(), write, source, spec, &mut |bytes| {
+                total += bytes.len() as u64;
+                Ok(())
+            })?;
             written.map_err(|source| PlanError::Live { path: action.path.clone(), source })?;
+            if total > limit {
+                return Err(PlanError::TooManyBytes { total, limit });
+            }
         }
         Ok(())
+    }
+
+    /// Hands the bytes of one write to `sink`, checked and transformed.
+    pub(crate) fn content(
+        &self,
+        path: RelPath<'_>,
+        write: &Write,
+        source: &dyn Source,
+        spec: &SyncSpec,
+        sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<std::io::Result<()>, ContentError> {
+        let mut reader = write.from.open(&write.id, source, spec)?;
+        let transform = &self.transforms[write.transform as usize];
+        produce(path, &mut reader, write.size, transform, &spec.variables, write.limit, sink)
     }
 }

@@ -94,11 +94,7 @@ impl Root {
     }
 
     fn directory_by_component(&self, path: RelPath<'_>) -> io::Result<OwnedFd> {
-        let mut at = self.fd.try_clone()?;
-        for component in path.components() {
-            at = rustix::fs::openat(&at, component, DIRECTORY, Mode::empty())?;
-        }
-        Ok(at)
+        descend(self.fd.as_fd(), path.components())
     }
 
     /// A cursor that keeps the last directory open, for visits in path order.
@@ -145,6 +141,18 @@ impl Cursor<'_> {
     pub(crate) fn reset(&mut self) {
         self.at = None;
     }
+}
+
+/// Opens a directory below another one, component by component and through no link.
+pub(crate) fn descend<'c>(
+    from: BorrowedFd<'_>,
+    components: impl IntoIterator<Item = &'c str>,
+) -> io::Result<OwnedFd> {
+    let mut at = from.try_clone_to_owned()?;
+    for component in components {
+        at = rustix::fs::openat(&at, component, DIRECTORY, Mode::empty())?;
+    }
+    Ok(at)
 }
 
 pub(crate) fn live_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Live> {

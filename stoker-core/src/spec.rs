@@ -29,6 +29,12 @@ pub struct SyncSpec {
     pub last_in_directory: Vec<String>,
     /// What happens to owned files that vanished from the source.
     pub prune: Prune,
+    /// What happens to owned files that somebody else changed in the destination.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Other policies for some paths; the last pattern that matches decides.
+    #[serde(default)]
+    pub path_policies: Vec<PathPolicy>,
     /// The largest tree that is accepted.
     pub limits: Limits,
     /// The most deletions that one sync performs without an approval.
@@ -50,6 +56,12 @@ pub struct Mapping {
     /// Whether a missing source is an error. Otherwise the mapping is skipped and deletes nothing.
     #[serde(default)]
     pub required: bool,
+    /// Which files of a directory, as a pattern relative to the mapping's destination; a template. All when absent.
+    #[serde(default)]
+    pub file_pattern: Option<String>,
+    /// The largest file of this mapping, in bytes, in place of [`Limits::max_file_bytes`].
+    #[serde(default)]
+    pub max_file_bytes: Option<u64>,
     /// Whether file contents are templates.
     #[serde(default)]
     pub template: bool,
@@ -119,8 +131,53 @@ pub enum Prune {
     /// They are deleted; files that this engine did not write stay.
     #[default]
     Owned,
+    /// They are deleted, and so is everything else below the destination of a directory mapping that the source does
+    /// not have, unless it is protected or excluded. What is deleted is kept in history first.
+    Mirror,
     /// They stay.
     Never,
+}
+
+/// What happens to an owned file that somebody else changed or deleted in the destination.
+///
+/// Whatever the policy: what is there and equal to what is wanted is adopted, and no content is ever lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Policy {
+    /// The source's content goes live; what was there is kept in history first.
+    #[default]
+    #[serde(rename = "gitWins")]
+    SourceWins,
+    /// The destination's content stays, also when the source changed or deleted the file.
+    #[serde(rename = "gatewayWins")]
+    DestinationWins,
+    /// The destination's content stays and is reported as a conflict that a person has to resolve.
+    #[serde(rename = "manual")]
+    Manual,
+    /// The destination's content stays and is reported as drift.
+    #[serde(rename = "report")]
+    Report,
+}
+
+impl Policy {
+    /// The word of the configuration: `gitWins`, `gatewayWins`, `manual` or `report`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SourceWins => "gitWins",
+            Self::DestinationWins => "gatewayWins",
+            Self::Manual => "manual",
+            Self::Report => "report",
+        }
+    }
+}
+
+/// A policy for some paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathPolicy {
+    /// Which paths; see [`crate::pattern`].
+    pub pattern: String,
+    /// What holds for them.
+    pub policy: Policy,
 }
 
 /// The largest tree that is accepted.
@@ -128,9 +185,9 @@ pub enum Prune {
 pub struct Limits {
     /// Files in the desired state.
     pub max_files: u64,
-    /// Bytes in the desired state.
+    /// Bytes in the desired state, and bytes that one sync writes after templates have grown them.
     pub max_total_bytes: u64,
-    /// Bytes of one file.
+    /// Bytes of one file, before and after its transforms. Refused before it is read, where the source knows sizes.
     pub max_file_bytes: u64,
 }
 

@@ -4,6 +4,7 @@
 //! .stoker/            mode 0700, on the destination's own file system
 //!   lock              held (flock) by whoever plans and applies
 //!   head              JSON: the revision that is live, and what the last plan was made from
+//!   seen              JSON: a later revision with the same content
 //!   manifest          per owned path: what was written last, and how the file looked right after
 //!   journal           exists only while a transaction is between its commit point and its end
 //!   stage/N           new contents of the running transaction
@@ -13,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -26,7 +28,7 @@ use crate::source::ContentId;
 /// The name of the engine's own directory inside the destination. Always protected.
 pub const STATE_DIRECTORY: &str = ".stoker";
 
-const MAGIC: &[u8; 8] = b"STOKER\x00\x01";
+const MAGIC: &[u8; 8] = b"STOKER\x00\x02";
 
 /// A BLAKE3 digest of written bytes.
 pub(crate) type Digest = [u8; 32];
@@ -51,6 +53,28 @@ pub(crate) struct Manifest {
     pub(crate) files: BTreeMap<RelPathBuf, ManifestEntry>,
     /// Directories that the engine made, and may remove when they are empty.
     pub(crate) directories: BTreeSet<RelPathBuf>,
+    /// Which tree of the source a directory was made from, wholly and from one mapping alone.
+    pub(crate) trees: BTreeMap<RelPathBuf, ContentId>,
+}
+
+impl Manifest {
+    /// The owned files below a directory.
+    pub(crate) fn below(
+        &self,
+        directory: RelPath<'_>,
+    ) -> impl Iterator<Item = (&RelPathBuf, &ManifestEntry)> {
+        below(&self.files, directory)
+    }
+}
+
+/// The part of a map whose paths lie below a directory.
+pub(crate) fn below<'m, V>(
+    map: &'m BTreeMap<RelPathBuf, V>,
+    directory: RelPath<'_>,
+) -> impl Iterator<Item = (&'m RelPathBuf, &'m V)> + use<'m, V> {
+    let prefix = if directory.is_root() { String::new() } else { format!("{directory}/") };
+    map.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
+        .take_while(move |(path, _)| path.as_str().starts_with(&prefix))
 }
 
 /// What is live, and what it was made from.
@@ -188,7 +212,19 @@ impl StateDir {
     }
 
     pub(crate) fn head(&self) -> io::Result<Option<Head>> {
-        Ok(self.read("head")?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        let read = |name| {
+            Ok::<Option<Head>, io::Error>(
+                self.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+            )
+        };
+        let (head, seen) = (read("head")?, read("seen")?);
+        // A revision that was seen counts only on top of the very transaction and spec that are live.
+        let same =
+            |head: &Head, seen: &Head| (head.transaction, &head.spec) == (seen.transaction, &seen.spec);
+        Ok(match (head, seen) {
+            (Some(head), Some(seen)) if same(&head, &seen) && seen.sources == head.sources => Some(seen),
+            (head, _) => head,
+        })
     }
 
     /// The manifest, or `None` when there is none or it is damaged: it is then rebuilt by adoption.
@@ -211,9 +247,27 @@ pub(crate) fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Removes what has a name, with everything below it.
+pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let directory = crate::root::descend(parent, [name])?;
+    for below in names(&directory)? {
+        remove_tree(directory.as_fd(), &below)?;
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}
+
 /// A value with a format mark and a checksum.
-pub(crate) fn seal<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
-    let mut bytes = postcard::to_extend(value, MAGIC.to_vec()).map_err(io::Error::other)?;
+///
+/// `items` is about how many paths it holds: memory that is reserved but never touched costs nothing, growing does.
+pub(crate) fn seal<T: Serialize>(value: &T, items: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096 + items * 400);
+    bytes.extend_from_slice(MAGIC);
+    let mut bytes = postcard::to_extend(value, bytes).map_err(io::Error::other)?;
     let checksum = blake3::hash(&bytes);
     bytes.extend_from_slice(checksum.as_bytes());
     Ok(bytes)

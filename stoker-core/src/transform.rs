@@ -245,6 +245,9 @@ fn apply(
             JsonError::Syntax { .. } => ContentError::Syntax { path: path.to_buf(), error },
             error => ContentError::Patch { path: path.to_buf(), error },
         })?;
+        if text.len() as u64 > limit {
+            return Err(ContentError::TooLarge { path: path.to_buf(), limit });
+        }
     }
     Ok(text.into_bytes())
 }

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod cluster;
+mod crash_proof;
 mod images;
 mod test;
 mod tools;
@@ -23,6 +24,7 @@ enum Command {
     Tools(tools::Tools),
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    CrashProof(crash_proof::CrashProof),
     Images(images::Images),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Tools(tools) => tools.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster(cluster) => cluster.run(),
         Command::Bench(bench) => bench.run(),
+        Command::CrashProof(proof) => proof.run(),
         Command::Images(images) => images.run().map(|()| ExitCode::SUCCESS),
         Command::Test(test) => test.run(),
         Command::Tour(tour) => tour.run(),

@@ -35,6 +35,7 @@ fn broken_inputs_are_refused_by_name() {
         ("lfs/jar", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
         ("file", "1"),
         ("braces/t.txt", "{{.Nope}}"),
+        ("bomb/t.txt", "{{.Long}}{{.Long}}{{.Long}}{{.Long}}{{.Long}}"),
     ]);
     let with = |f: &dyn Fn(&mut SyncSpec), source: &str, destination: &str| {
         let mut spec = spec(source, destination);
@@ -76,6 +77,37 @@ fn broken_inputs_are_refused_by_name() {
             with(&|s| s.limits = Limits { max_file_bytes: 5, ..Limits::default() }, "big", "x"),
             "FileTooLarge",
             "10 bytes",
+        ),
+        (
+            with(&|s| s.mappings[0].max_file_bytes = Some(9), "big", "x"),
+            "FileTooLarge",
+            "mapping 1: x/x has 10 bytes; the limit for one file is 9",
+        ),
+        (
+            with(
+                &|s| {
+                    s.mappings[0].template = true;
+                    s.variables = stoker_core::Variables::new().text("Long", "y".repeat(100));
+                    s.limits = Limits { max_file_bytes: 400, ..Limits::default() };
+                },
+                "bomb",
+                "x",
+            ),
+            "TemplateError",
+            "x/t.txt: the rendered text is larger than 400 bytes",
+        ),
+        (
+            with(
+                &|s| {
+                    s.mappings[0].template = true;
+                    s.variables = stoker_core::Variables::new().text("Long", "y".repeat(100));
+                    s.limits = Limits { max_total_bytes: 400, ..Limits::default() };
+                },
+                "bomb",
+                "x",
+            ),
+            "LimitExceeded",
+            "the limit of this profile",
         ),
         (
             with(&|s| s.limits = Limits { max_files: 1, ..Limits::default() }, "twindirs", "x"),

@@ -1,9 +1,11 @@
 //! What the engine promises, on real directories.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod crash;
+mod faults;
 mod guards;
 mod history;
-mod model;
+mod policy;
+mod reader;
 mod sync;
+mod volume;
 mod world;

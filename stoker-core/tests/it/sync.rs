@@ -3,8 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use stoker_core::{
-    ActionKind, FileEdit, Generated, LiveRules, Mapping, Patch, PlanOptions, Protection, Prune, RelPath,
-    RelPathBuf, Variables,
+    ActionKind, ContentId, Entry, FileEdit, Generated, LiveRules, Mapping, NamedEntry, Patch, PlanOptions,
+    Protection, Prune, RelPath, RelPathBuf, Source, SourceError, Variables,
 };
 
 use crate::world::{Tree, World, expect};
@@ -303,6 +303,54 @@ fn equivalent_content_is_not_drift() {
     let next = Tree::of([("stamped", "c1"), ("other", "b1")]);
     let plan = session.plan(&next, "2", &world.spec, &options).unwrap();
     assert_eq!(plan.actions[0].kind, ActionKind::Update, "a real change still goes through");
+}
+
+/// A source that counts which directories are listed.
+struct Counted<'a>(&'a Tree, std::cell::RefCell<Vec<String>>);
+
+impl Source for Counted<'_> {
+    fn entry(&self, path: RelPath<'_>) -> Result<Option<Entry>, SourceError> {
+        self.0.entry(path)
+    }
+    fn list(&self, path: RelPath<'_>) -> Result<Vec<NamedEntry>, SourceError> {
+        self.1.borrow_mut().push(path.to_string());
+        self.0.list(path)
+    }
+    fn open(&self, path: RelPath<'_>, id: &ContentId) -> Result<Box<dyn std::io::Read + '_>, SourceError> {
+        self.0.open(path, id)
+    }
+}
+
+/// Cost follows the change: what has the same tree id and looks as it was left is not listed; but drift in it is found,
+/// after a rollback all of it is, and twins across the border of old and new are.
+#[test]
+fn unchanged_subtrees_are_not_listed() {
+    let mut world = World::new();
+    let map = |s: &str| Mapping { source: s.into(), destination: s.into(), ..Mapping::default() };
+    world.spec.mappings = vec![map("p"), map("q")];
+    let old = Tree::of([("p/a/b/1", "1"), ("p/a/c/1", "1"), ("p/d/1", "1"), ("q/e/1", "1")]);
+    let new = Tree::of([("p/a/b/1", "2"), ("p/a/c/1", "1"), ("p/d/1", "1"), ("q/e/1", "1")]);
+    let listed = |world: &World, tree: &Tree, revision: &str| {
+        let counted = Counted(tree, Default::default());
+        world.sync(&counted, revision);
+        counted.1.into_inner()
+    };
+    assert_eq!(listed(&world, &old, "1"), ["p", "p/a", "p/a/b", "p/a/c", "p/d", "q", "q/e"]);
+    assert_eq!(listed(&world, &new, "2"), ["p", "p/a", "p/a/b"]);
+    assert_eq!(world.plan(&new, "2").unwrap().counts.unchanged, 4);
+    world.write("p/d/1", "theirs");
+    assert_eq!(listed(&world, &new, "3"), ["p", "p/d"]);
+    assert_eq!(world.files()["p/d/1"], "1");
+    let error =
+        world.plan(&Tree::of([("p/a/b/1", "2"), ("p/a/c/1", "1"), ("p/D/x", ""), ("p/d/1", "1")]), "4");
+    assert_eq!(
+        error.unwrap_err().to_string().split(';').next(),
+        Some("p/D and p/d differ only by letter case or Unicode normalisation")
+    );
+    world.engine().begin(false).unwrap().rollback(Some(2)).unwrap();
+    assert_eq!(world.files()["p/a/b/1"], "1");
+    assert_eq!(listed(&world, &new, "2").len(), 7);
+    assert_eq!(world.files()["p/a/b/1"], "2");
 }
 
 #[test]

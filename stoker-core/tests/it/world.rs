@@ -103,6 +103,14 @@ impl World {
         session.apply(plan, source, &self.spec, &mut NoObserver).unwrap()
     }
 
+    /// Whether some transaction has kept exactly this content.
+    pub(crate) fn is_in_history(&self, content: &str) -> bool {
+        std::fs::read_dir(self.path(".stoker/history"))
+            .unwrap()
+            .flat_map(|tx| std::fs::read_dir(tx.unwrap().path()).unwrap())
+            .any(|kept| std::fs::read(kept.unwrap().path()).is_ok_and(|c| c == content.as_bytes()))
+    }
+
     /// All files but the engine's own, with an `x` before the content of executable ones.
     pub(crate) fn files(&self) -> BTreeMap<String, String> {
         files(self.directory.path())

@@ -53,6 +53,7 @@ pub fn engine_spec(profile: &CompiledProfile, facts: &GatewayFacts, around: Surr
         },
         max_deletes: MaxDeletes { count: profile.max_deletes.count, percent: profile.max_deletes.percent },
         variables,
+        ..SyncSpec::default()
     }
 }
 
@@ -72,6 +73,7 @@ fn mapping(compiled: &crate::compile::CompiledMapping) -> Mapping {
             .iter()
             .map(|p| Patch { file: p.file.clone(), set: p.set.clone() })
             .collect(),
+        ..Mapping::default()
     }
 }
 
