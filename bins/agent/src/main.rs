@@ -22,6 +22,8 @@ use stoker_k8s::names;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+mod memory;
+
 /// How long the last words may take after a stop signal.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -70,6 +72,7 @@ struct Arguments {
 fn main() -> Result<()> {
     // Fetches run in a child process of this very binary.
     stoker_git::child::run_if_child();
+    memory::set_up();
     // Two providers in one binary would panic at the first connection.
     let _ = rustls::crypto::ring::default_provider().install_default();
     tracing_subscriber::fmt()
@@ -110,6 +113,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         tokio::spawn(watch_metadata::follow(api.clone(), names::metadata(&arguments.cr), known_sender));
     let (said, saying) = watch::channel(Saying::default());
     let name = names::status(&arguments.cr, &arguments.pod);
+    tokio::spawn(memory::give_back_after(saying.clone()));
     let reporting = tokio::spawn(report::report(api, name, saying));
 
     // Half of the volume: the kubelet evicts the whole pod when its limit is passed.
