@@ -199,7 +199,8 @@ pub fn set(document: &str, path: &JsonPath, value: &Value) -> Result<String, Jso
     }
     let (start, end, text) = match (child(node, last), node) {
         (Some(old), _) => {
-            (old.range().start, old.range().end, value_text(document, old.range().start, value))
+            let text = value_text(document, indent(document, old.range().start), value);
+            (old.range().start, old.range().end, text)
         }
         (None, Ast::Object(object)) => member_text(document, object, last, value),
         (None, _) => return Err(missing(describe(node, last))),
@@ -255,24 +256,25 @@ fn indent(document: &str, at: usize) -> &str {
 }
 
 /// A value as it is written at byte `at`: objects and arrays indented like their surroundings.
-fn value_text(document: &str, at: usize, value: &Value) -> String {
+fn value_text(document: &str, indent: &str, value: &Value) -> String {
     let pretty = document.contains('\n') && (value.is_object() || value.is_array());
-    if pretty {
-        format!("{value:#}").replace('\n', &format!("\n{}", indent(document, at)))
-    } else {
-        value.to_string()
-    }
+    if pretty { format!("{value:#}").replace('\n', &format!("\n{indent}")) } else { value.to_string() }
 }
 
-/// Where and how a new last member of an object is written.
+/// Where and how a new last member of an object is written: as [`set`] would write it once it is there.
 fn member_text(document: &str, object: &Object<'_>, step: &Step, value: &Value) -> (usize, usize, String) {
     let name = Value::String(step.member().into_owned());
     let Some((first, last)) = object.properties.first().zip(object.properties.last()) else {
+        let value = value_text(document, indent(document, object.range.start), value);
         return (object.range.start, object.range.end, format!("{{{name}: {value}}}"));
     };
     let lead = &document[object.range.start + 1..first.range.start];
-    let lead = if lead.contains('\n') { lead } else { " " };
-    let text = format!(",{lead}{name}: {}", value_text(document, first.range.start, value));
+    let (lead, indent) = if lead.contains('\n') {
+        (lead, indent(lead, lead.len()))
+    } else {
+        (" ", indent(document, last.range.end))
+    };
+    let text = format!(",{lead}{name}: {}", value_text(document, indent, value));
     (last.range.end, last.range.end, text)
 }
 
@@ -299,6 +301,20 @@ mod tests {
         let added = edit(SYSTEM, "fresh", json!("new")).unwrap();
         assert!(added.starts_with(SYSTEM.trim_end_matches("\n}")), "{added}");
         assert_eq!(serde_json::from_str::<Value>(&added).unwrap()["fresh"], json!("new"));
+    }
+
+    /// Found by fuzzing: a member was added with the indentation of the object's first line, and set with that of its own.
+    #[test]
+    fn setting_what_is_there_changes_nothing() {
+        for document in
+            ["{\"a\": 1,\n  \"b\": 2}", "{\n  \"a\": 1\n}", "{\"a\": {},\n  \"c\": {}}", "{\n}", "{ }"]
+        {
+            for path in ["new", "c.new"] {
+                let value = json!({"x": [1]});
+                let Ok(once) = edit(document, path, value.clone()) else { continue };
+                assert_eq!(edit(&once, path, value).unwrap(), once, "{document}");
+            }
+        }
     }
 
     #[test]

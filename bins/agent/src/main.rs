@@ -23,6 +23,8 @@ use stoker_k8s::names;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+mod memory;
+
 /// How long the last words may take after a stop signal.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -71,6 +73,7 @@ struct Arguments {
 fn main() -> Result<()> {
     // Fetches run in a child process of this very binary.
     stoker_git::child::run_if_child();
+    memory::set_up();
     // Two providers in one binary would panic at the first connection.
     let _ = rustls::crypto::ring::default_provider().install_default();
     tracing_subscriber::fmt()
@@ -111,6 +114,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let following =
         tokio::spawn(watch_metadata::follow(api.clone(), names::metadata(&arguments.cr), known_sender));
     let (said, saying) = watch::channel(Saying::default());
+    tokio::spawn(memory::give_back_after(saying.clone()));
     let reporting = tokio::spawn(report::report(api, arguments.cr.clone(), arguments.pod.clone(), saying));
 
     // Half of the volume: the kubelet evicts the whole pod when its limit is passed.
