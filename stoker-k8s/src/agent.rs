@@ -243,6 +243,13 @@ impl Agent {
                 self.say(story.held(&reason, &message, commit_of(known)));
                 return later;
             }
+            Target::Queued { reason, message } => {
+                // A gateway that was synced before does not wait for others to start; one that never was does, as for a
+                // fetch that takes long.
+                state.failing = true;
+                self.say(story.held(&reason, &message, commit_of(known)));
+                return later;
+            }
             Target::Invalid { category, message } => {
                 self.say(story.failed(&Failure { category, message, path: None }, commit_of(known)));
                 return later;

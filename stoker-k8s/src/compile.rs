@@ -20,9 +20,11 @@ use crate::api::{
 };
 
 mod check;
+mod depends;
 mod effective;
 mod variables;
 
+pub use depends::{Dependencies, no_circle};
 pub use effective::{EffectiveError, effective, two_tier};
 pub use variables::{GatewayFacts, variables};
 
@@ -52,6 +54,9 @@ pub struct CompiledProfile {
     /// Template of `systemName`; absent: left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_name_template: Option<String>,
+    /// Profiles whose gateways go first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
     /// What happens to files that left the repository.
     pub prune: Prune,
     /// Most files.
@@ -141,6 +146,7 @@ impl Default for CompiledProfile {
             vars: BTreeMap::new(),
             site_number: None,
             system_name_template: None,
+            depends_on: Vec::new(),
             prune: Prune::default(),
             max_files: limits.max_files,
             max_total_bytes: limits.max_total_size.0,
@@ -226,6 +232,7 @@ pub fn profile(
     compiled.generation = generation;
     compiled.exclude_patterns.extend(spec.exclude_patterns.iter().cloned());
     compiled.vars.extend(spec.vars.clone());
+    compiled.depends_on = spec.depends_on.iter().map(|d| d.profile_name.clone()).collect();
     compiled.prune = spec.prune;
     let Limits { max_files, max_total_size: ByteSize(max_total_bytes) } = spec.limits;
     (compiled.max_files, compiled.max_total_bytes) = (max_files, max_total_bytes);
@@ -296,6 +303,10 @@ pub fn config(config: &AgentConfig) -> Result<CompiledProfile, Problems> {
     };
     let mut checks = check::Checks::new(&base);
     checks.patterns("excludePatterns", &config.exclude_patterns);
+    if !config.profile.depends_on.is_empty() {
+        let message = "a gateway without Kubernetes knows no other gateways to wait for: remove it";
+        checks.refuse_field("profile.dependsOn", message);
+    }
     let own = checks.finish();
     match (own, profile(&base, &config.gateway_name, 0, &config.profile)) {
         (Ok(()), compiled) => compiled,

@@ -31,6 +31,8 @@ pub const STALLED: &str = "Stalled";
 pub const ACCEPTED: &str = "Accepted";
 /// Profile: every gateway has reported its dry run.
 pub const DRY_RUN_COMPLETED: &str = "DryRunCompleted";
+/// Of a `SyncProfile`: none of its gateways waits for those of another one.
+pub const DEPENDENCIES_MET: &str = "DependenciesMet";
 
 /// Reasons: one CamelCase word each, stable.
 pub mod reason {
@@ -72,6 +74,8 @@ pub mod reason {
     pub const INTERNAL_ERROR: &str = "InternalError";
     /// A dry run is under way.
     pub const DRY_RUN_PENDING: &str = "DryRunPending";
+    /// Others go first.
+    pub const WAITING: &str = "Waiting";
 }
 
 /// What a condition should say; the rest (times, generation) follows from the old one.

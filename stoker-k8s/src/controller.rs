@@ -42,6 +42,7 @@ mod measure;
 mod profiles;
 mod report;
 mod request;
+mod rollout;
 mod secrets;
 mod slim;
 mod validate;

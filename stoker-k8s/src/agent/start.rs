@@ -50,7 +50,7 @@ pub fn may_start(facts: &StartFacts) -> Start {
     if facts.synced_before {
         if facts.failing {
             return Start::Go(
-                "the newest commit is out of reach; the gateway starts on its last good configuration",
+                "the newest commit cannot be had now; the gateway starts on its last good configuration",
             );
         }
         return if facts.elapsed < PATIENCE.min(facts.timeout) {

@@ -35,6 +35,13 @@ pub enum Target {
         /// In words.
         message: String,
     },
+    /// Others go first; then it is this pod's turn, without anybody's doing.
+    Queued {
+        /// What holds, in one word.
+        reason: String,
+        /// For whom it waits.
+        message: String,
+    },
     /// What the pod or its profile says cannot be used; what is live stays.
     Invalid {
         /// The stable class.
@@ -82,8 +89,8 @@ pub fn target(metadata: Option<&Metadata>, pod: &PodInfo) -> Target {
         let name = annotations.sync_profile.as_deref().unwrap_or_default();
         return held("paused", format!("SyncProfile {name} is paused"));
     }
-    if let Some(reason) = metadata.held(&pod.name) {
-        return held(reason, format!("the rollout holds this gateway: {reason}"));
+    if let Some(hold) = metadata.held(&pod.name) {
+        return Target::Queued { reason: hold.reason.clone(), message: hold.message.clone() };
     }
     let Some(commit) = metadata.commit.clone() else { return Target::Wait("the ref is not resolved yet") };
     let facts = GatewayFacts {

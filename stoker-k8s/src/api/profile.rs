@@ -58,6 +58,10 @@ pub struct SyncProfileSpec {
     #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "vars")]
     pub vars: BTreeMap<String, String>,
+    /// Profiles whose gateways go to a new commit first: those of this one are held until all of theirs are in step.
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = nullable, transform = atomic(16))]
+    pub depends_on: Vec<Dependency>,
     /// How often the gateway is checked for drift, in seconds (default 30).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 5, max = 3600))]
@@ -195,6 +199,26 @@ pub struct DeploymentMode {
     pub strategy: ModeStrategy,
 }
 
+/// A profile whose gateways go first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dependency {
+    /// Name of the `SyncProfile`, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub profile_name: String,
+    /// What its gateways have to be.
+    #[serde(default)]
+    pub condition: DependencyCondition,
+}
+
+/// What the gateways of a dependency have to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DependencyCondition {
+    /// At the wanted commit, confirmed.
+    #[default]
+    Synced,
+}
+
 /// Where the resources of a deployment mode go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ModeStrategy {
@@ -257,7 +281,7 @@ pub struct SyncProfileStatus {
     /// What the last dry run would have changed, summed over the gateways.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dry_run_diff: Option<DryRunDiff>,
-    /// Accepted, DryRunCompleted.
+    /// Accepted, DependenciesMet, DryRunCompleted.
     #[schemars(transform = keyed_by("type", 16))]
     pub conditions: Vec<Condition>,
 }

@@ -59,6 +59,11 @@ impl<'a> Checks<'a> {
         self.push(place, PATH, message);
     }
 
+    /// Adds a field that has no meaning here.
+    pub(super) fn refuse_field(&mut self, place: &str, message: &str) {
+        self.push(place, Category::new("ProfileInvalid"), message);
+    }
+
     pub(super) fn patterns(&mut self, place: &str, patterns: &[String]) {
         for (index, pattern) in patterns.iter().enumerate() {
             if let Err(error) = PatternSet::new([pattern]) {

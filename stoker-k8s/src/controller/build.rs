@@ -9,6 +9,7 @@ use serde::Serialize;
 use stoker_core::{Category, Fault, Retry};
 
 use super::dereference::World;
+use super::rollout;
 use super::slim::MetadataMap;
 use super::validate::{Gateway, Report, Validated};
 use crate::annotations::{COMPONENT_ACCESS, COMPONENT_METADATA, COMPONENT_STATUS, DIGEST, owned_labels};
@@ -134,6 +135,7 @@ fn metadata(world: &World, validated: &Validated) -> Result<Option<Metadata>, Bu
             validated.gateways.iter().filter_map(|g| g.annotations.sync_profile.as_deref()).collect();
         metadata.profiles.retain(|name, _| named.contains(name.as_str()));
     }
+    metadata.rollout = rollout::rollout(validated, &metadata);
     match size(&metadata) {
         bytes if bytes > MAX_METADATA_BYTES => Err(BuildError::TooLarge { bytes }),
         _ => Ok(Some(metadata)),

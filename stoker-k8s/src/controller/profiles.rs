@@ -16,10 +16,10 @@ use super::slim::GatewayPod;
 use super::{Context, dereference, watch};
 use crate::annotations::SYNC_PROFILE;
 use crate::api::{DryRunDiff, Stoker, SyncProfile, SyncProfileStatus};
-use crate::compile;
+use crate::compile::{self, Dependencies};
 use crate::conditions::{self, Wanted, reason, whole_second};
 use crate::names;
-use crate::protocol::AgentStatus;
+use crate::protocol::{AgentStatus, Hold};
 
 /// A profile with everything that its status is made of.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub(super) struct Findings<'a> {
     pub(super) stokers: Vec<&'a Stoker>,
     /// What the agents of its pods say; `None` for one that has not spoken.
     pub(super) agents: Vec<Option<AgentStatus>>,
+    /// Which profile of the namespace waits for which.
+    pub(super) dependencies: &'a Dependencies,
 }
 
 /// Makes the status. Pure.
@@ -37,6 +39,7 @@ pub(super) fn status(findings: &Findings<'_>, now: Timestamp) -> SyncProfileStat
     let old = profile.status.clone().unwrap_or_default();
     let generation = profile.metadata.generation;
     let mut wanted = vec![accepted(findings)];
+    wanted.extend(dependencies_met(findings));
     let mut dry_run_diff = None;
     if profile.spec.dry_run {
         let done: Vec<&AgentStatus> = findings.agents.iter().flatten().filter(|a| a.dry_run).collect();
@@ -88,7 +91,7 @@ fn accepted(findings: &Findings<'_>) -> Wanted {
             compile::profile(&base, &name, generation, spec).map(drop)
         })
     };
-    match judged {
+    match judged.and_then(|()| compile::no_circle(&name, findings.dependencies)) {
         Ok(()) => {
             let count = findings.agents.len();
             let message = match (findings.stokers.len(), count) {
@@ -103,6 +106,24 @@ fn accepted(findings: &Findings<'_>) -> Wanted {
             Wanted::no(TYPE, problems.category().as_str(), message)
         }
     }
+}
+
+/// Whether its gateways are free to go; nothing where the profile waits for nobody.
+fn dependencies_met(findings: &Findings<'_>) -> Option<Wanted> {
+    const TYPE: &str = conditions::DEPENDENCIES_MET;
+    if findings.profile.spec.depends_on.is_empty() {
+        return None;
+    }
+    let waits = |status: &&AgentStatus| status.reason.as_deref() == Some(Hold::DEPENDENCY);
+    let waiting: Vec<&AgentStatus> = findings.agents.iter().flatten().filter(waits).collect();
+    Some(match waiting.first() {
+        None => Wanted::yes(TYPE, reason::SUCCEEDED, "no gateway waits for another profile".to_owned()),
+        Some(first) => {
+            let (count, total) = (waiting.len(), findings.agents.len());
+            let message = format!("{count} of {total} gateways are held: {}", first.message);
+            Wanted::no(TYPE, reason::WAITING, message)
+        }
+    })
 }
 
 /// Keeps the statuses of the profiles in the namespaces that `touched` names, until `stop`.
@@ -142,7 +163,9 @@ async fn report(context: &Context, namespace: &str) -> Result<(), ApplyError> {
         .chain(watch::within(&caches.bare_pods, namespace))
         .filter(|pod| pod.is_live())
         .collect();
-    for profile in watch::within(&caches.profiles, namespace) {
+    let profiles = watch::within(&caches.profiles, namespace);
+    let dependencies = super::validate::dependencies(profiles.iter().map(AsRef::as_ref));
+    for profile in profiles {
         let name = profile.name_any();
         let mine: Vec<&GatewayPod> = pods
             .iter()
@@ -172,7 +195,10 @@ async fn report(context: &Context, namespace: &str) -> Result<(), ApplyError> {
                 status.is_of(&cr, &pod).then_some(status)
             })
             .collect();
-        let new = status(&Findings { profile: &profile, stokers: judges, agents }, Timestamp::now());
+        let new = status(
+            &Findings { profile: &profile, stokers: judges, agents, dependencies: &dependencies },
+            Timestamp::now(),
+        );
         if profile.status.as_ref() == Some(&new) {
             continue;
         }

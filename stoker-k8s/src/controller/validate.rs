@@ -8,7 +8,8 @@ use kube::ResourceExt;
 use super::dereference::{Heard, World};
 use super::slim::GatewayPod;
 use crate::annotations::{AnnotationError, CR_NAME, PodAnnotations, gateway_name};
-use crate::compile::{self, CompiledProfile, Problems};
+use crate::api::SyncProfile;
+use crate::compile::{self, CompiledProfile, Dependencies, Problems};
 use crate::names;
 use crate::protocol::{AgentReport, Metadata};
 
@@ -124,8 +125,34 @@ pub fn validate(world: &World) -> Validated {
             .collect(),
         Err(_) => BTreeMap::new(),
     };
+    let profiles = without_circles(profiles, world, previous.as_ref());
     let gateways = world.pods.iter().map(|pod| gateway(world, pod)).collect();
     Validated { base, profiles, gateways, previous }
+}
+
+/// Refuses profiles that wait for themselves; their last accepted versions stay in force.
+fn without_circles(
+    mut profiles: BTreeMap<String, Verdict>,
+    world: &World,
+    previous: Option<&Metadata>,
+) -> BTreeMap<String, Verdict> {
+    let all = dependencies(world.profiles.iter().map(AsRef::as_ref));
+    for (name, verdict) in &mut profiles {
+        if let Verdict::Accepted(_) = verdict
+            && let Err(problems) = compile::no_circle(name, &all)
+        {
+            let last_good = previous.and_then(|p| p.profiles.get(name).cloned());
+            *verdict = Verdict::Rejected { problems, last_good };
+        }
+    }
+    profiles
+}
+
+/// Which profile waits for which.
+pub(super) fn dependencies<'a>(profiles: impl Iterator<Item = &'a SyncProfile>) -> Dependencies {
+    let names =
+        |profile: &SyncProfile| profile.spec.depends_on.iter().map(|d| d.profile_name.clone()).collect();
+    profiles.map(|profile| (profile.name_any(), names(profile))).collect()
 }
 
 /// What a ConfigMap says of the agent in the pod of this name and uid.

@@ -110,7 +110,22 @@ pub struct StartupPolicy {
 pub struct Rollout {
     /// Why a pod is held, by its name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub held: BTreeMap<String, String>,
+    pub held: BTreeMap<String, Hold>,
+}
+
+/// Why a pod has to wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// One word, such as [`Hold::DEPENDENCY`].
+    pub reason: String,
+    /// For people: for whom it waits.
+    pub message: String,
+}
+
+impl Hold {
+    /// The gateways of another profile go first.
+    pub const DEPENDENCY: &'static str = "dependency";
 }
 
 impl Metadata {
@@ -185,8 +200,8 @@ impl Metadata {
 
     /// Why the pod of this name is held, if it is.
     #[must_use]
-    pub fn held(&self, pod: &str) -> Option<&str> {
-        self.rollout.held.get(pod).map(String::as_str)
+    pub fn held(&self, pod: &str) -> Option<&Hold> {
+        self.rollout.held.get(pod)
     }
 }
 
@@ -226,7 +241,12 @@ mod tests {
             startup: StartupPolicy { timeout_seconds: 300, on_timeout: OnTimeout::UseLastGood },
             base: CompiledProfile::default(),
             profiles: BTreeMap::from([("area".into(), profile)]),
-            rollout: Rollout { held: BTreeMap::from([("gw-1".into(), "stage".into())]) },
+            rollout: Rollout {
+                held: BTreeMap::from([(
+                    "gw-1".into(),
+                    Hold { reason: Hold::DEPENDENCY.into(), message: "waits for SyncProfile site".into() },
+                )]),
+            },
             approval: Some(Approval { commit: "0123".into(), by: "ada".into() }),
         }
     }
@@ -235,7 +255,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let metadata = example();
         assert_eq!(Metadata::from_data(&metadata.to_data()).unwrap(), metadata);
-        assert_eq!(metadata.held("gw-1"), Some("stage"));
+        assert_eq!(metadata.held("gw-1").unwrap().message, "waits for SyncProfile site");
         assert_eq!(metadata.held("gw-0"), None);
     }
 

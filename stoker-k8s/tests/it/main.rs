@@ -10,6 +10,7 @@ mod cluster;
 mod controller;
 mod crds;
 mod deliveries;
+mod dependencies;
 mod designers;
 mod helm;
 mod injection;

@@ -161,7 +161,7 @@ async fn frontends_scale_without_an_edit() {
     assert!(site.read("backend-0", PROJECT).unwrap().contains("ignition-backend"));
 }
 
-/// Example 4: profiles by role, chosen by annotation.
+/// Example 4: profiles by role, chosen by annotation; the areas wait for the site.
 #[tokio::test(flavor = "multi_thread")]
 async fn profiles_say_what_goes_where() {
     let Some(bed) = bed().await else { return };
