@@ -53,7 +53,7 @@ pub struct StokerStatus {
     /// Gateways that `discoveredGateways` leaves out, because the list would be too long.
     #[serde(skip_serializing_if = "is_zero")]
     pub gateways_not_listed: u32,
-    /// RefResolved, ProfilesValid, AllGatewaysSynced, SidecarInjected, AgentsReady, SSHHostKeyVerification, Paused,
+    /// RefResolved, ProfilesValid, AllGatewaysSynced, SidecarInjected, AgentsReady, SSHHostKeyVerification, WebhookReady, Paused,
     /// Ready, Reconciling, Stalled.
     #[schemars(transform = keyed_by("type", 32))]
     pub conditions: Vec<Condition>,
@@ -113,15 +113,15 @@ pub struct GatewayEntry {
     pub pod_name: String,
     /// Namespace of the pod.
     pub namespace: String,
-    /// The profile, in three-tier mode.
+    /// The `SyncProfile` that the pod names, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// The service path, in two-tier mode.
+    /// The directory that the pod names by stoker.io/service-path, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_path: Option<String>,
     /// Where its sync stands.
     pub sync_status: SyncStatus,
-    /// Why, when it is Held or Error: one CamelCase word.
+    /// Why, when it is Held, Error or Syncing: one word, such as paused or ConfigSyntaxError.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The commit it is told to run.
@@ -233,7 +233,7 @@ pub struct HistoryEntry {
     pub r#ref: Option<String>,
     /// When the sync ended.
     pub at: Time,
-    /// Synced or the reason of the failure.
+    /// Applied, DriftRestored, or the reason of the failure.
     pub result: String,
     /// What it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
