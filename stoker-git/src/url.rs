@@ -199,6 +199,9 @@ impl RemoteUrl {
         let from = if text.contains(":[") { return Err(malformed()) } else { text.find(']').unwrap_or(0) };
         let colon = from + text[from..].find(':').ok_or_else(malformed)?;
         let (authority, path) = (&text[..colon], &text[colon + 1..]);
+        if path.contains(['?', '#']) {
+            return Err(UrlError::Query { url: redact(text) });
+        }
         if authority.contains('/') || authority.is_empty() {
             return Err(malformed());
         }

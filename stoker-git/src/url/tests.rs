@@ -51,6 +51,9 @@ fn what_is_refused_says_what_to_write() {
         ("ssh://git:pw@h/a", "password"),
         ("https://h/a?private_token=x", "query"),
         ("https://h/a#x", "query"),
+        // Found by fuzzing: what is printed has a scheme, and would be refused.
+        ("git@h:/a?x", "query"),
+        ("h:a#x", "query"),
         ("--upload-pack=id", "starts with \"-\""),
         ("ssh://-oProxyCommand=id/a", "starts with \"-\""),
         ("-oProxyCommand=id@h:a", "starts with \"-\""),
