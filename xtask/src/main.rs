@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod cluster;
+mod fuzz;
 mod images;
 mod test;
 mod tools;
@@ -26,6 +27,7 @@ enum Command {
     Images(images::Images),
     #[command(subcommand)]
     Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
     Test(test::Test),
     Tour(tour::Tour),
 }
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Tools(tools) => tools.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster(cluster) => cluster.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Images(images) => images.run().map(|()| ExitCode::SUCCESS),
         Command::Test(test) => test.run(),
         Command::Tour(tour) => tour.run(),
