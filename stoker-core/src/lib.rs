@@ -68,6 +68,9 @@ mod compare;
 mod directory;
 mod engine;
 pub mod fault;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod history;
 mod journal;
 pub mod json;

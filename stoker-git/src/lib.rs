@@ -72,6 +72,9 @@ pub mod client;
 pub mod commit;
 pub mod credentials;
 pub mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hostkeys;
 mod libgit2;
 pub mod limits;

@@ -199,6 +199,9 @@ impl RemoteUrl {
         let from = if text.contains(":[") { return Err(malformed()) } else { text.find(']').unwrap_or(0) };
         let colon = from + text[from..].find(':').ok_or_else(malformed)?;
         let (authority, path) = (&text[..colon], &text[colon + 1..]);
+        if path.contains(['?', '#']) {
+            return Err(UrlError::Query { url: redact(text) });
+        }
         if authority.contains('/') || authority.is_empty() {
             return Err(malformed());
         }
@@ -316,7 +319,9 @@ impl Protocol {
 impl fmt::Display for RemoteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.user.as_deref().map(|user| format!("{user}@")).unwrap_or_default();
-        if self.protocol == Protocol::Ssh && !self.path.starts_with('/') && self.port.is_none() {
+        // A path from a home directory may hold what has a meaning in the short form, such as brackets and colons.
+        let short = self.protocol == Protocol::Ssh && !self.path.starts_with(['/', '~']);
+        if short && self.port.is_none() {
             return write!(f, "{user}{}:{}", self.authority(), self.path);
         }
         let slash = if self.path.starts_with('/') { "" } else { "/" };

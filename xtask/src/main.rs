@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cluster;
 mod crash_proof;
+mod fuzz;
 mod images;
 mod test;
 mod tools;
@@ -28,6 +29,7 @@ enum Command {
     Images(images::Images),
     #[command(subcommand)]
     Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
     Test(test::Test),
     Tour(tour::Tour),
 }
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Cluster(cluster) => cluster.run(),
         Command::Bench(bench) => bench.run(),
         Command::CrashProof(proof) => proof.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Images(images) => images.run().map(|()| ExitCode::SUCCESS),
         Command::Test(test) => test.run(),
         Command::Tour(tour) => tour.run(),

@@ -20,6 +20,9 @@ fn every_form_is_read() {
         ("ssh://git@h:22/a.git", "ssh://git@h/a.git", "h", 22, "/a.git"),
         ("ssh://h:2222/~me/a", "ssh://h:2222/~me/a", "h", 2222, "~me/a"),
         ("ssh://git@[fe80::1]/a", "ssh://git@[fe80::1]/a", "fe80::1", 22, "/a"),
+        ("git@h:~me/a", "ssh://git@h/~me/a", "h", 22, "~me/a"),
+        // Found by fuzzing: in the short form the bracket would belong to the host.
+        ("ssh://git@h/~me/[a]:b", "ssh://git@h/~me/[a]:b", "h", 22, "~me/[a]:b"),
         ("git+ssh://git@h/a", "ssh://git@h/a", "h", 22, "/a"),
         ("git@Github.com:org/repo.git", "git@github.com:org/repo.git", "github.com", 22, "org/repo.git"),
         ("h:repo", "h:repo", "h", 22, "repo"),
@@ -51,6 +54,9 @@ fn what_is_refused_says_what_to_write() {
         ("ssh://git:pw@h/a", "password"),
         ("https://h/a?private_token=x", "query"),
         ("https://h/a#x", "query"),
+        // Found by fuzzing: what is printed has a scheme, and would be refused.
+        ("git@h:/a?x", "query"),
+        ("h:a#x", "query"),
         ("--upload-pack=id", "starts with \"-\""),
         ("ssh://-oProxyCommand=id/a", "starts with \"-\""),
         ("-oProxyCommand=id@h:a", "starts with \"-\""),

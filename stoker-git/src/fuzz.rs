@@ -1,0 +1,73 @@
+//! A door for the fuzz targets: the wire protocol against a server of bytes. Only there under `cfg(fuzzing)`.
+#![allow(missing_docs)]
+
+use std::io::Read;
+
+use crate::advertisement::Advertisement;
+use crate::error::GitError;
+use crate::object_id::CommitId;
+use crate::wire::fetch::{self, Want};
+use crate::wire::greeting::{self, Greeting};
+use crate::wire::{Connection, PackSink};
+
+/// Reads the references that a server advertises; `None` when it speaks version 2.
+///
+/// # Errors
+/// What the bytes make of it.
+pub fn greeting(bytes: &[u8]) -> Result<Option<Advertisement>, GitError> {
+    match greeting::read(&mut &*bytes, "https://git.example.com/plant.git")? {
+        Greeting::V0(advertisement, _) => Ok(Some(advertisement)),
+        Greeting::V2(_) => Ok(None),
+    }
+}
+
+/// What a fetch did.
+#[derive(Debug)]
+pub struct Exchange {
+    /// What was asked.
+    pub request: Vec<u8>,
+    /// The pack that came.
+    pub pack: Vec<u8>,
+    /// How many bytes were counted.
+    pub counted: u64,
+}
+
+/// Fetches `commit` from a server that greets and answers with these bytes.
+///
+/// # Errors
+/// What the bytes make of it.
+pub fn exchange(greeting: &[u8], answer: &[u8], commit: CommitId) -> Result<Exchange, GitError> {
+    let url = "https://git.example.com/plant.git";
+    let hello = greeting::read(&mut &*greeting, url)?;
+    let hint = Some("refs/heads/main".to_owned());
+    let want = Want { commit, hint, have: Vec::new(), shallow: Vec::new() };
+    let mut connection = Bytes { answer, request: Vec::new() };
+    let mut pack = Pack(Vec::new());
+    let fetched = fetch::run(&mut connection, &hello, &want, url, &mut pack)?;
+    Ok(Exchange { request: connection.request, pack: pack.0, counted: fetched.bytes })
+}
+
+struct Bytes<'a> {
+    answer: &'a [u8],
+    request: Vec<u8>,
+}
+
+impl Connection for Bytes<'_> {
+    fn greeting(&mut self) -> Result<&mut dyn Read, GitError> {
+        Ok(&mut self.answer)
+    }
+
+    fn request(&mut self, body: &[u8]) -> Result<&mut dyn Read, GitError> {
+        self.request.extend_from_slice(body);
+        Ok(&mut self.answer)
+    }
+}
+
+struct Pack(Vec<u8>);
+
+impl PackSink for Pack {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), GitError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
