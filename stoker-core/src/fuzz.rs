@@ -25,13 +25,13 @@ pub fn sealed(bytes: &[u8]) -> bool {
 }
 
 fn round<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(body: &[u8]) -> Option<T> {
-    let mut bytes = seal(&()).ok()?;
+    let mut bytes = seal(&(), 0).ok()?;
     bytes.truncate(bytes.len() - blake3::OUT_LEN);
     bytes.extend_from_slice(body);
     let checksum = blake3::hash(&bytes);
     bytes.extend_from_slice(checksum.as_bytes());
     let read: T = unseal(&bytes)?;
-    let again: Option<T> = seal(&read).ok().and_then(|bytes| unseal(&bytes));
+    let again: Option<T> = seal(&read, 1).ok().and_then(|bytes| unseal(&bytes));
     assert_eq!(again.as_ref(), Some(&read), "what was read is not what is written");
     Some(read)
 }
