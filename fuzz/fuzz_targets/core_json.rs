@@ -25,6 +25,8 @@ fuzz_target!(|input: &str| {
     // Any JSON, or a plain text.
     let value: Value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
     let Ok(edited) = json::set(document, &path, &value) else { return };
+    // Numbers of many digits are read to within one unit in the last place, so the text is what is compared.
+    let written: Value = serde_json::from_str(&value.to_string()).expect("its own text");
     assert!(strict, "a document with a mistake was edited");
     json::check(edited.as_bytes()).expect("the result parses");
 
@@ -35,7 +37,7 @@ fuzz_target!(|input: &str| {
             let (before, after) = (&document[..start], &document[end..]);
             assert!(edited.starts_with(before) && edited.ends_with(after), "{edited}");
             let middle = &edited[before.len()..edited.len() - after.len()];
-            assert_eq!(serde_json::from_str::<Value>(middle).expect("a value"), value);
+            assert_eq!(serde_json::from_str::<Value>(middle).expect("a value"), written);
         }
         Found::Nowhere => {
             let same = document.bytes().zip(edited.bytes()).take_while(|(a, b)| a == b).count();
@@ -44,7 +46,7 @@ fuzz_target!(|input: &str| {
             let lost = &old[..old.len() - kept];
             assert!(lost.iter().all(u8::is_ascii_whitespace), "{:?} is lost", String::from_utf8_lossy(lost));
             let Found::At(start, end) = find(&edited, &steps) else { panic!("{pointer} is not in {edited}") };
-            assert_eq!(serde_json::from_str::<Value>(&edited[start..end]).expect("a value"), value);
+            assert_eq!(serde_json::from_str::<Value>(&edited[start..end]).expect("a value"), written);
         }
     }
     // What is as wanted stays as it is: an edit of its own result is no change.

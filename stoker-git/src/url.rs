@@ -423,8 +423,8 @@ fn clean_path(protocol: Protocol, path: &str) -> Option<String> {
         return None;
     }
     if matches!(protocol, Protocol::Https | Protocol::Http) {
-        // Dot segments and odd characters as every HTTP client writes them.
-        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        // Dot segments and odd characters as every HTTP client writes them, to which a backslash is a slash.
+        let segments: Vec<&str> = path.split(['/', '\\']).filter(|segment| !segment.is_empty()).collect();
         let parsed = url::Url::parse(&format!("http://host/{}", segments.join("/"))).ok()?;
         let path = parsed.path().trim_end_matches('/');
         return (!path.is_empty()).then(|| path.to_owned());

@@ -111,6 +111,9 @@ fn build(targets: &[String]) -> Result<PathBuf> {
     for target in targets {
         command.args(["--bin", target]);
     }
+    if !targets.iter().any(|target| target.starts_with("hook_")) {
+        command.arg("--no-default-features");
+    }
     let status = command.status().context("running cargo")?;
     ensure!(status.success(), "cargo build of the fuzz targets ended with {status}");
     Ok(folder.join(host).join("release"))

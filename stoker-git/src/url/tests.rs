@@ -14,6 +14,8 @@ fn every_form_is_read() {
         ("https://[::1]:8443/a", "https://[::1]:8443/a", "::1", 8443, "/a"),
         ("https://[0:0::1]/a", "https://[::1]/a", "::1", 443, "/a"),
         ("https://h/a/../b", "https://h/b", "h", 443, "/b"),
+        // Found by fuzzing: two slashes remained.
+        ("https://h/a\\\\b", "https://h/a/b", "h", 443, "/a/b"),
         ("http://h/a", "http://h/a", "h", 80, "/a"),
         ("git://h/a", "git://h/a", "h", 9418, "/a"),
         ("ssh://git@h/a.git", "ssh://git@h/a.git", "h", 22, "/a.git"),
