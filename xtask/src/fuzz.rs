@@ -28,6 +28,10 @@ pub(crate) struct Fuzz {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
 
+    /// The seed of the inputs, so that a run can be repeated; another one each time if none is given
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    seed: u32,
+
     /// Run one target on this input only
     #[arg(long, value_name = "FILE", conflicts_with = "seconds")]
     input: Option<PathBuf>,
@@ -70,7 +74,7 @@ impl Fuzz {
         }
         let mut failed = Vec::new();
         for target in &targets {
-            let ended = fuzz(&programs, target, self.seconds)?;
+            let ended = fuzz(&programs, target, self.seconds, self.seed)?;
             let result = if ended.reproducer.is_some() { "BROKEN" } else { "ok" };
             println!("{target:<16} {:>10} executions {:>6} inputs  {result}", ended.executions, ended.corpus);
             if let Some(reproducer) = ended.reproducer {
@@ -128,7 +132,7 @@ fn host() -> Result<String> {
     Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
-fn fuzz(programs: &Path, target: &str, seconds: u64) -> Result<Ended> {
+fn fuzz(programs: &Path, target: &str, seconds: u64, seed: u32) -> Result<Ended> {
     let found = target_folder().join("fuzz/corpus").join(target);
     let artifacts = workspace().join("fuzz/artifacts").join(target);
     for folder in [&found, &artifacts] {
@@ -141,6 +145,8 @@ fn fuzz(programs: &Path, target: &str, seconds: u64) -> Result<Ended> {
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args([
             &format!("-max_total_time={seconds}"),
+            // For libFuzzer 0 means any.
+            &format!("-seed={seed}"),
             "-print_final_stats=1",
             "-timeout=10",
             "-rss_limit_mb=2048",

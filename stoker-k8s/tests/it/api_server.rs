@@ -396,5 +396,5 @@ async fn defaults_are_written_down_and_the_names_are_short() {
     let names: Vec<_> = crds().into_iter().map(|crd| crd.spec.names).collect();
     assert_eq!(names[0].short_names.as_deref(), Some(&["stk".to_owned()][..]));
     assert_eq!(names[1].short_names.as_deref(), Some(&["sp".to_owned()][..]));
-    assert!(names.iter().all(|n| n.categories.as_deref() == Some(&["stoker".to_owned()][..])));
+    assert!(names.iter().all(|n| n.categories.as_deref() == Some(&["stoker-io".to_owned()][..])));
 }
