@@ -233,8 +233,10 @@ impl Transaction<'_> {
         spec: &SyncSpec,
         observer: &mut dyn Observer,
     ) -> Result<Applied, ApplyError> {
-        let found =
-            self.state.head().map_err(|e| ApplyError::io(RelPath::ROOT, e))?.map_or(0, |h| h.transaction);
+        let head = self.state.head();
+        let found = head
+            .and_then(|head| self.state.last_transaction(head.as_ref()))
+            .map_err(|e| ApplyError::io(RelPath::ROOT, e))?;
         if found != plan.head.transaction {
             return Err(ApplyError::Outdated { planned: plan.head.transaction, found });
         }
@@ -299,12 +301,11 @@ impl Transaction<'_> {
 
     /// The number of the next transaction: above all that were ever kept, should the head be lost.
     pub(crate) fn next(&self, newest: u64) -> io::Result<u64> {
-        let kept = crate::history::transactions(self.state)?.last().copied().unwrap_or(0);
-        Ok(newest.max(kept) + 1)
+        Ok(newest.max(crate::history::highest(self.state)?) + 1)
     }
 
     /// Throws away what a transaction staged. Failing to is no harm: recovery sweeps again.
-    fn abandon(&self, transaction: u64) {
+    pub(crate) fn abandon(&self, transaction: u64) {
         let swept = self.sweep().and_then(|()| crate::history::discard(self.state, transaction));
         if let Err(error) = swept {
             tracing::warn!(%error, "cannot remove what an abandoned transaction staged");
@@ -336,7 +337,10 @@ impl Transaction<'_> {
     /// Carries out steps that were not planned from a source: a rollback.
     pub(crate) fn run(&self, journal: &Journal, manifest: Manifest) -> Result<(), ApplyError> {
         rustix::fs::syncfs(self.root.fd()).map_err(|e| ApplyError::io(RelPath::ROOT, e.into()))?;
-        self.commit(journal).map_err(|e| ApplyError::io(RelPath::ROOT, e))?;
+        self.commit(journal).map_err(|e| {
+            self.abandon(journal.transaction);
+            ApplyError::io(RelPath::ROOT, e)
+        })?;
         self.perform(journal)?;
         self.finish(journal, manifest, true)
             .map_err(|source| ApplyError::Interrupted { path: RelPathBuf::default(), source })

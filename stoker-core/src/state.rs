@@ -8,7 +8,7 @@
 //!   manifest          per owned path: what was written last, and how the file looked right after
 //!   journal           exists only while a transaction is between its commit point and its end
 //!   stage/N           new contents of the running transaction
-//!   history/TX/N      what transaction TX replaced, and its journal
+//!   history/TX/N      what transaction TX replaced, with its journal and the digests (kept)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,9 @@ use crate::source::ContentId;
 
 /// The name of the engine's own directory inside the destination. Always protected.
 pub const STATE_DIRECTORY: &str = ".stoker";
+
+/// The highest number of a transaction that is believed: one above it is damage, and counting on from it would end.
+pub(crate) const LAST_TRANSACTION: u64 = 1 << 53;
 
 const MAGIC: &[u8; 8] = b"STOKER\x00\x02";
 
@@ -149,6 +152,10 @@ impl StateDir {
     pub(crate) fn make_directory(&self, path: &str) -> io::Result<()> {
         match rustix::fs::mkdirat(&self.fd, path, Mode::RWXU) {
             Ok(()) => own_like(self.fd(), self.fd(), path),
+            Err(Errno::EXIST) if crate::root::live_at(self.fd(), path)? != crate::root::Live::Directory => {
+                let text = format!("{STATE_DIRECTORY}/{path} is in the place of a directory; move it away");
+                Err(io::Error::new(io::ErrorKind::NotADirectory, text))
+            }
             Err(Errno::EXIST) => Ok(()),
             Err(e) => Err(e.into()),
         }
@@ -214,7 +221,9 @@ impl StateDir {
     pub(crate) fn head(&self) -> io::Result<Option<Head>> {
         let read = |name| {
             Ok::<Option<Head>, io::Error>(
-                self.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+                self.read(name)?
+                    .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                    .filter(|head: &Head| head.transaction <= LAST_TRANSACTION),
             )
         };
         let (head, seen) = (read("head")?, read("seen")?);
@@ -225,6 +234,11 @@ impl StateDir {
             (Some(head), Some(seen)) if same(&head, &seen) && seen.sources == head.sources => Some(seen),
             (head, _) => head,
         })
+    }
+
+    /// The number of the last transaction: as the head says, or without one, as the history does.
+    pub(crate) fn last_transaction(&self, head: Option<&Head>) -> io::Result<u64> {
+        head.map_or_else(|| crate::history::highest(self), |head| Ok(head.transaction))
     }
 
     /// The manifest, or `None` when there is none or it is damaged: it is then rebuilt by adoption.

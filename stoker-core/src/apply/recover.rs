@@ -92,6 +92,9 @@ impl Transaction<'_> {
         }
         let mut head = journal.head.clone();
         head.files = manifest.files.len() as u64;
+        if writes {
+            crate::history::write_down(self.state, journal)?;
+        }
         let manifest = self.state.write_new("manifest", &seal(&manifest, manifest.files.len())?)?;
         let head = self.state.write_new("head", &serde_json::to_vec_pretty(&head)?)?;
         if writes {
