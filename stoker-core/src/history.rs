@@ -19,7 +19,7 @@ mod rollback;
 mod room;
 
 pub(crate) use kept::write_down;
-pub(crate) use room::{drop_oldest, held, prune};
+pub(crate) use room::{Held, drop_oldest, free, held, held_of, prune, to_drop};
 
 /// How much history is kept. The newest transaction always stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

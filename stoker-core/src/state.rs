@@ -261,16 +261,35 @@ pub(crate) fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Whether a directory has entries that [`names`] leaves out, for no source can bring them.
+pub(crate) fn has_unnamed(directory: &OwnedFd) -> io::Result<bool> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        if entry?.file_name().to_str().is_err() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes what has a name, with everything below it.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    remove_all(parent, &std::ffi::CString::new(name)?)
+}
+
+/// As [`remove_tree`], for names of any bytes: what others had in a directory may be kept, too.
+fn remove_all(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(e) => return Err(e.into()),
     }
-    let directory = crate::root::descend(parent, [name])?;
-    for below in names(&directory)? {
-        remove_tree(directory.as_fd(), &below)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let entries: Vec<_> = rustix::fs::Dir::read_from(&directory)?.collect::<Result<_, _>>()?;
+    for entry in entries.iter().map(rustix::fs::DirEntry::file_name) {
+        if entry != c"." && entry != c".." {
+            remove_all(directory.as_fd(), entry)?;
+        }
     }
     Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }

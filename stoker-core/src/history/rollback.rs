@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::apply::{ApplyError, Ground, Transaction, now_ms, order};
-use crate::history::{RollbackError, journal, kept, transactions};
+use crate::history::{Held, RollbackError, held_of, journal, kept, transactions};
 use crate::journal::{Journal, Step, digest_at};
 use crate::path::{RelPath, RelPathBuf};
+use crate::plan::Need;
 use crate::root::{Live, StatId, live_at, open_file};
 use crate::source::ContentId;
 use crate::state::{Head, Manifest, ManifestEntry};
@@ -69,11 +70,24 @@ impl Transaction<'_> {
         }
         let wanted = way_back(&kept, head.as_ref().map(|h| h.transaction), highest, target)?;
         let transaction = self.next(highest).map_err(read(highest))?;
+        self.make_room_back(&wanted).map_err(io_error)?;
         self.state.make_directory(&format!("history/{transaction}")).map_err(io_error)?;
-        let prepared = self.prepare(&wanted, transaction, head);
-        let (journal, manifest) = prepared.inspect_err(|_| self.abandon(transaction))?;
-        self.run(&journal, manifest)?;
-        Ok(journal)
+        let prepared = self.prepare(&wanted, transaction, head).inspect_err(|_| self.abandon(transaction));
+        let done = prepared.and_then(|(journal, manifest)| {
+            self.run(&journal, manifest)?;
+            Ok(journal)
+        });
+        done.map_err(|error| match error {
+            RollbackError::Apply(error) => RollbackError::Apply(self.with_history(error)),
+            error => error,
+        })
+    }
+
+    /// Makes room for copies of what is kept: history has to stay complete, but for what is older than all that is needed.
+    fn make_room_back(&self, wanted: &[&Journal]) -> io::Result<()> {
+        let oldest = wanted.last().map_or(0, |journal| journal.transaction);
+        let Held { bytes, inodes } = Held::sum(&held_of(self.state, oldest..)?);
+        self.make_room(Need { bytes, inodes }.with_margin(), oldest)
     }
 
     /// Everything up to the commit point: the checked contents in the stage, and the journal.

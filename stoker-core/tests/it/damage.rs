@@ -162,3 +162,37 @@ fn a_stray_file_in_the_history_is_stepped_over() {
     let error = stoker_core::chain(&world.engine().begin(false).unwrap_err());
     assert!(error.contains(".stoker/history is in the place of a directory; move it away"), "{error}");
 }
+
+#[test]
+fn an_empty_directory_in_the_place_of_a_file_goes() {
+    for (tree, deep) in [("3", false), ("3", true), ("4", false), ("4", true)] {
+        let world = three();
+        std::fs::remove_file(world.path("a")).unwrap();
+        std::fs::create_dir_all(world.path(if deep { "a/x/y" } else { "a" })).unwrap();
+        world.sync(&Tree::of([("a", tree), ("b", "2")]), tree);
+        assert_eq!(world.files().get("a").map(String::as_str), Some(tree));
+        back(&world, None).unwrap();
+        assert_eq!(world.files().get("a"), None);
+        // In the way of a rollback.
+        std::fs::create_dir_all(world.path("a")).unwrap();
+        std::fs::remove_file(world.path("b")).unwrap();
+        std::fs::create_dir_all(world.path("b/x")).unwrap();
+        back(&world, None).unwrap();
+        back(&world, Some(2)).unwrap();
+        assert_eq!(world.files().get("b").map(String::as_str), Some("1"));
+    }
+}
+
+#[test]
+fn a_directory_that_holds_a_name_no_source_can_bring_is_in_the_way() {
+    use std::os::unix::ffi::OsStrExt;
+    let world = three();
+    std::fs::remove_file(world.path("a")).unwrap();
+    std::fs::create_dir(world.path("a")).unwrap();
+    std::fs::write(world.path("a").join(std::ffi::OsStr::from_bytes(b"\xff")), "theirs").unwrap();
+    let error = world.plan(&Tree::of([("a", "3"), ("b", "2")]), "3").unwrap_err();
+    assert_eq!(error.category().as_str(), "PathInTheWay");
+    assert!(
+        error.to_string().contains("a directory with files") && error.to_string().contains("move it away")
+    );
+}
