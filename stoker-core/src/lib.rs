@@ -72,6 +72,7 @@ mod history;
 mod journal;
 pub mod json;
 mod layer;
+mod lock;
 pub mod path;
 pub mod pattern;
 mod plan;

@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -104,19 +104,6 @@ pub(crate) struct StateDir {
     fd: OwnedFd,
 }
 
-/// The lock on a destination; released when dropped, and by the kernel when the process ends.
-#[derive(Debug)]
-pub(crate) struct StateLock {
-    file: OwnedFd,
-}
-
-impl Drop for StateLock {
-    /// Unlocks by word, not by closing: a child process that is being forked right now still holds a duplicate.
-    fn drop(&mut self) {
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
-    }
-}
-
 impl StateDir {
     /// Opens the directory; `None` when there is none.
     pub(crate) fn open(root: &Root) -> io::Result<Option<Self>> {
@@ -164,18 +151,6 @@ impl StateDir {
     pub(crate) fn directory(&self, path: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         Ok(rustix::fs::openat(&self.fd, path, flags, Mode::empty())?)
-    }
-
-    /// Takes the lock; `None` when somebody else holds it and `wait` is false.
-    pub(crate) fn lock(&self, wait: bool) -> io::Result<Option<StateLock>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&self.fd, "lock", flags, Mode::RUSR | Mode::WUSR)?;
-        let how = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
-        match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, how)) {
-            Ok(()) => Ok(Some(StateLock { file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
     }
 
     pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {

@@ -190,6 +190,18 @@ fn the_second_one_waits() {
     let session = engine.begin(false).unwrap();
     let error = Engine::open(world.directory.path()).unwrap().begin(false).unwrap_err();
     assert_eq!(error.category().as_str(), "Locked");
+    // But not for ever, and it says for whom.
+    let engine = Engine::open(world.directory.path()).unwrap();
+    let began = std::time::Instant::now();
+    let error =
+        engine.with_patience(std::time::Duration::from_millis(120)).begin(true).map(|_| ()).unwrap_err();
+    assert!(began.elapsed() >= std::time::Duration::from_millis(120));
+    assert_eq!(
+        (error.category().as_str(), error.retry()),
+        ("DataDirectoryBusy", stoker_core::Retry::Backoff)
+    );
+    let who = format!("in use by process {} (", std::process::id());
+    assert!(error.to_string().contains(&who) && error.to_string().contains(".stoker/lock"), "{error}");
     let path = world.directory.path().to_owned();
     let waiting =
         std::thread::spawn(move || Engine::open(path).unwrap().begin(true).map(|s| s.recovered()).is_ok());
