@@ -196,3 +196,15 @@ fn a_directory_that_holds_a_name_no_source_can_bring_is_in_the_way() {
         error.to_string().contains("a directory with files") && error.to_string().contains("move it away")
     );
 }
+
+#[test]
+fn what_was_being_dropped_from_the_history_when_a_crash_came_is_gone_as_a_whole() {
+    let world = three();
+    // The state between the two steps of dropping a transaction.
+    std::fs::rename(world.path(".stoker/history/1"), world.path(".stoker/stage/dropped.1")).unwrap();
+    std::fs::remove_file(world.path(".stoker/stage/dropped.1/journal")).unwrap();
+    drop(world.engine().begin(false).unwrap());
+    assert_eq!(std::fs::read_dir(world.path(".stoker/stage")).unwrap().count(), 0);
+    refused(&world, Some(1), "HistoryNotKept", "transaction 1 is not kept; there are 2, 3");
+    back(&world, Some(2)).unwrap();
+}

@@ -523,3 +523,30 @@ fn a3_the_history_never_blocks_a_sync() {
     assert!(kept().len() < count.max(2));
     sync(&root, &commit(12, 6), &mut NoObserver).unwrap();
 }
+
+/// A3: a transaction that was committed and found no space for its end takes it from the history, not from somebody else.
+#[test]
+fn a3_an_interrupted_transaction_is_completed_although_the_volume_stays_full() {
+    let test = "faults::a3_an_interrupted_transaction_is_completed_although_the_volume_stays_full";
+    let Some(root) = on(&Volume::Memory("size=4m"), test) else { return };
+    let (old, new) = two_commits();
+    let mut completed = 0;
+    for pages in 0..12 {
+        for tree in [&new, &old, &new, &old] {
+            sync(&root, tree, &mut NoObserver).unwrap();
+        }
+        let mut full = FullAt { root: &root, file: None, left: pages * 4096, filler: None };
+        let result = sync(&root, &new, &mut full);
+        let interrupted = result
+            .is_err_and(|e| matches!(e.downcast_ref::<ApplyError>(), Some(ApplyError::Interrupted { .. })));
+        if interrupted {
+            completed += 1;
+            let engine = Engine::open(&root).unwrap();
+            let newest = engine.begin(true).unwrap().recovered().unwrap();
+            assert_eq!(without_filler(&root).len(), 6);
+            assert_eq!(engine.history().unwrap().last().unwrap().transaction, newest);
+        }
+        drop(full);
+    }
+    assert!(completed > 0, "no transaction was interrupted");
+}
