@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::io::Errno;
 
 use crate::fault::{Category, Fault, Retry};
-use crate::history::Retention;
+use crate::history::{self, Held, Retention};
 use crate::journal::{Journal, Step, Workshop};
 use crate::path::{RelPath, RelPathBuf};
 use crate::plan::{Counts, Plan};
@@ -36,10 +36,14 @@ pub enum ApplyError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The file system is full.
-    #[error("no space is left on the data volume while writing {path}; nothing has changed")]
+    #[error(
+        "no space is left on the data volume while writing {path}; nothing has changed; the history holds {history} bytes"
+    )]
     NoSpace {
         /// What was being written.
         path: RelPathBuf,
+        /// Bytes that the history holds.
+        history: u64,
     },
     /// What is to be written has grown beyond the limit on its way, by templates or patches.
     #[error("more than {limit} bytes are to be written, the limit of this profile; nothing has changed")]
@@ -115,7 +119,7 @@ impl Fault for ApplyError {
 impl ApplyError {
     pub(crate) fn io(path: RelPath<'_>, source: io::Error) -> Self {
         match Errno::from_io_error(&source) {
-            Some(Errno::NOSPC | Errno::DQUOT) => Self::NoSpace { path: path.to_buf() },
+            Some(Errno::NOSPC | Errno::DQUOT) => Self::NoSpace { path: path.to_buf(), history: 0 },
             Some(Errno::ROFS) => Self::ReadOnly,
             _ => Self::Write { path: path.to_buf(), source },
         }
@@ -228,13 +232,57 @@ impl Transaction<'_> {
     /// Carries out a plan.
     pub(crate) fn apply(
         &self,
+        plan: Plan,
+        source: &dyn Source,
+        spec: &SyncSpec,
+        observer: &mut dyn Observer,
+    ) -> Result<Applied, ApplyError> {
+        self.attempt(plan, source, spec, observer).map_err(|error| {
+            let error = self.with_history(error);
+            // What is needed was underestimated, or somebody else has taken it: the next try has more.
+            if matches!(error, ApplyError::NoSpace { .. })
+                && let Err(error) = history::drop_oldest(self.state)
+            {
+                tracing::warn!(%error, "cannot drop the oldest transaction from the history");
+            }
+            error
+        })
+    }
+
+    /// Says how much the history holds where no space is left.
+    pub(crate) fn with_history(&self, error: ApplyError) -> ApplyError {
+        match error {
+            ApplyError::NoSpace { path, .. } => {
+                let held = history::held(self.state).unwrap_or_default();
+                ApplyError::NoSpace { path, history: Held::sum(&held).bytes }
+            }
+            error => error,
+        }
+    }
+
+    /// Drops as much of the history as there is room needed for, but nothing from transaction `stays` on.
+    pub(crate) fn make_room(&self, needed: Held, stays: u64) -> io::Result<()> {
+        let missing = history::free(self.root.fd())?.missing(needed);
+        if missing == Held::default() {
+            return Ok(());
+        }
+        for _ in 0..history::to_drop(&history::held_of(self.state, ..=stays)?, missing).unwrap_or(0) {
+            history::drop_oldest(self.state)?;
+        }
+        Ok(())
+    }
+
+    fn attempt(
+        &self,
         mut plan: Plan,
         source: &dyn Source,
         spec: &SyncSpec,
         observer: &mut dyn Observer,
     ) -> Result<Applied, ApplyError> {
-        let found =
-            self.state.head().map_err(|e| ApplyError::io(RelPath::ROOT, e))?.map_or(0, |h| h.transaction);
+        let head = self.state.head();
+        let found = head
+            .and_then(|head| self.state.last_transaction(head.as_ref()))
+            .map_err(|e| ApplyError::io(RelPath::ROOT, e))?;
         if found != plan.head.transaction {
             return Err(ApplyError::Outdated { planned: plan.head.transaction, found });
         }
@@ -248,6 +296,7 @@ impl Transaction<'_> {
             return Ok(applied);
         }
         let began = Instant::now();
+        self.make_room(plan.need.with_margin(), u64::MAX).map_err(|e| ApplyError::io(RelPath::ROOT, e))?;
         let transaction = self.next(found).map_err(|e| ApplyError::io(RelPath::ROOT, e))?;
         let steps = self.stage(&mut plan, source, spec, transaction, observer, &mut applied);
         applied.staging = began.elapsed();
@@ -299,13 +348,12 @@ impl Transaction<'_> {
 
     /// The number of the next transaction: above all that were ever kept, should the head be lost.
     pub(crate) fn next(&self, newest: u64) -> io::Result<u64> {
-        let kept = crate::history::transactions(self.state)?.last().copied().unwrap_or(0);
-        Ok(newest.max(kept) + 1)
+        Ok(newest.max(history::highest(self.state)?) + 1)
     }
 
     /// Throws away what a transaction staged. Failing to is no harm: recovery sweeps again.
-    fn abandon(&self, transaction: u64) {
-        let swept = self.sweep().and_then(|()| crate::history::discard(self.state, transaction));
+    pub(crate) fn abandon(&self, transaction: u64) {
+        let swept = self.sweep().and_then(|()| history::discard(self.state, transaction));
         if let Err(error) = swept {
             tracing::warn!(%error, "cannot remove what an abandoned transaction staged");
         }
@@ -336,7 +384,10 @@ impl Transaction<'_> {
     /// Carries out steps that were not planned from a source: a rollback.
     pub(crate) fn run(&self, journal: &Journal, manifest: Manifest) -> Result<(), ApplyError> {
         rustix::fs::syncfs(self.root.fd()).map_err(|e| ApplyError::io(RelPath::ROOT, e.into()))?;
-        self.commit(journal).map_err(|e| ApplyError::io(RelPath::ROOT, e))?;
+        self.commit(journal).map_err(|e| {
+            self.abandon(journal.transaction);
+            ApplyError::io(RelPath::ROOT, e)
+        })?;
         self.perform(journal)?;
         self.finish(journal, manifest, true)
             .map_err(|source| ApplyError::Interrupted { path: RelPathBuf::default(), source })

@@ -77,7 +77,10 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
             .zip(&roots)
             .map(|(l, r)| (l.source.clone(), r.as_ref().and_then(|r| r.id)))
             .collect(),
-        transaction: previous.as_ref().map_or(0, |h| h.transaction),
+        transaction: inputs
+            .state
+            .map_or(Ok(0), |state| state.last_transaction(previous.as_ref()))
+            .map_err(state_error)?,
         files: previous.as_ref().map_or(0, |h| h.files),
         at: 0,
     };

@@ -3,18 +3,20 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::apply::{Applied, ApplyError, Observer, Transaction};
 use crate::compare::{self, ExactBytes, Inputs, LiveRules, PlanOptions};
 use crate::fault::{Category, Fault, Retry};
 use crate::history::{self, Past, Retention, RollbackError};
 use crate::journal::Abilities;
+use crate::lock::StateLock;
 use crate::path::RelPathBuf;
 use crate::plan::{Plan, PlanError};
 use crate::root::Root;
 use crate::source::Source;
 use crate::spec::SyncSpec;
-use crate::state::{Head, StateDir, StateLock};
+use crate::state::{Head, StateDir};
 
 /// Why a destination cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +40,26 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
-    /// Another process works on the same directory.
-    #[error("{path} is being synced by another process")]
+    /// Another process works on the same directory, and waiting was not wanted.
+    #[error("{path} is being synced by {holder}")]
     Locked {
         /// The destination.
         path: PathBuf,
+        /// Who holds the lock, as far as can be told.
+        holder: String,
+    },
+    /// Another process has worked on the same directory for longer than we wait.
+    #[error(
+        "{path} has been in use by {holder} for {} seconds; let it finish or end it ({path}/.stoker/lock is what it holds)",
+        .waited.as_secs()
+    )]
+    Busy {
+        /// The destination.
+        path: PathBuf,
+        /// Who holds the lock, as far as can be told.
+        holder: String,
+        /// How long we have waited.
+        waited: Duration,
     },
     /// A transaction that a crash has left behind cannot be completed now.
     #[error("the interrupted transaction in {path} cannot be completed yet")]
@@ -71,6 +88,7 @@ impl Fault for OpenError {
             }
             Self::State { .. } => Category::new("StateUnavailable"),
             Self::Locked { .. } => Category::new("Locked"),
+            Self::Busy { .. } => Category::new("DataDirectoryBusy"),
             Self::Recovery { .. } => Category::new("RecoveryFailed"),
         }
     }
@@ -88,7 +106,11 @@ pub struct Engine {
     root: Root,
     rules: Box<dyn LiveRules + Send + Sync>,
     retention: Retention,
+    patience: Duration,
 }
+
+/// How long [`Engine::begin`] waits for whoever else works on the directory, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,7 +127,7 @@ impl Engine {
         let path = path.as_ref();
         let root =
             Root::open(path).map_err(|source| OpenError::Directory { path: path.to_owned(), source })?;
-        Ok(Self { root, rules: Box::new(ExactBytes), retention: Retention::default() })
+        Ok(Self { root, rules: Box::new(ExactBytes), retention: Retention::default(), patience: PATIENCE })
     }
 
     /// Judges live files by `rules` instead of byte for byte.
@@ -119,6 +141,14 @@ impl Engine {
     #[must_use]
     pub const fn with_retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// Waits this long for whoever else works on the directory, where [`Engine::begin`] is to wait. Without it: 60
+    /// seconds.
+    #[must_use]
+    pub const fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -180,7 +210,7 @@ impl Engine {
 
     /// Takes the lock and completes an interrupted transaction.
     ///
-    /// With `wait`, waits while another process holds the lock.
+    /// With `wait`, waits while another process holds the lock, for as long as [`Engine::with_patience`] says.
     ///
     /// # Errors
     /// When the lock is held, or the engine's own directory cannot be used.
@@ -188,8 +218,15 @@ impl Engine {
         let path = || self.root.path().to_owned();
         let state_error = |source| OpenError::State { path: path(), source };
         let state = StateDir::open_or_make(&self.root).map_err(state_error)?;
-        let lock =
-            state.lock(wait).map_err(state_error)?.ok_or_else(|| OpenError::Locked { path: path() })?;
+        let patience = if wait { self.patience } else { Duration::ZERO };
+        let lock = StateLock::take(&state, patience).map_err(state_error)?.map_err(|holder| {
+            let path = path();
+            if wait {
+                OpenError::Busy { path, holder, waited: patience }
+            } else {
+                OpenError::Locked { path, holder }
+            }
+        })?;
         let transaction = Transaction { root: &self.root, state: &state, retention: self.retention };
         let recovered =
             transaction.recover().map_err(|source| OpenError::Recovery { path: path(), source })?;

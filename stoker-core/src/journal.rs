@@ -148,7 +148,8 @@ pub(crate) fn with_executable(mode: u32, executable: bool) -> u32 {
     if executable { mode | ((mode & 0o444) >> 2) } else { mode & !0o111 }
 }
 
-/// The digest of what a name holds: of a file's bytes, or of a link's target. `None` for anything else.
+/// The digest of what a name holds: of a file's bytes, of a link's target, of what kind of special file it is. `None` for
+/// a directory, and for nothing.
 pub(crate) fn digest_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Option<Digest>> {
     let mut hasher = blake3::Hasher::new();
     match live_at(directory, name)? {
@@ -157,11 +158,13 @@ pub(crate) fn digest_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Opt
         }
         Live::Special => {
             let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Symlink {
-                return Ok(None);
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink {
+                let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
+                hasher.update(b"link to ").update(target.as_bytes());
+            } else {
+                let what = format!("special file {:o} {}", stat.st_mode & 0o170_000, stat.st_rdev);
+                hasher.update(what.as_bytes());
             }
-            let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
-            hasher.update(b"link to ").update(target.as_bytes());
         }
         Live::Absent | Live::Directory => return Ok(None),
     }

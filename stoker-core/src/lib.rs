@@ -75,6 +75,7 @@ mod history;
 mod journal;
 pub mod json;
 mod layer;
+mod lock;
 pub mod path;
 pub mod pattern;
 mod plan;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::history::Held;
 use crate::path::{RelPath, RelPathBuf};
 use crate::root::LiveFile;
 use crate::source::{Source, SourceError};
@@ -269,6 +270,17 @@ pub struct Plan {
 pub(crate) struct Need {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
+}
+
+impl Need {
+    /// With a margin for the journal, the manifest and directories. Nothing for nothing.
+    pub(crate) const fn with_margin(self) -> Held {
+        if self.inodes == 0 {
+            return Held { bytes: 0, inodes: 0 };
+        }
+        let bytes = self.bytes + self.bytes / 20 + self.inodes * 256 + (32 << 10);
+        Held { bytes, inodes: self.inodes + 6 }
+    }
 }
 
 impl Plan {

@@ -8,7 +8,7 @@
 //!   manifest          per owned path: what was written last, and how the file looked right after
 //!   journal           exists only while a transaction is between its commit point and its end
 //!   stage/N           new contents of the running transaction
-//!   history/TX/N      what transaction TX replaced, and its journal
+//!   history/TX/N      what transaction TX replaced, with its journal and the digests (kept)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -27,6 +27,9 @@ use crate::source::ContentId;
 
 /// The name of the engine's own directory inside the destination. Always protected.
 pub const STATE_DIRECTORY: &str = ".stoker";
+
+/// The highest number of a transaction that is believed: one above it is damage, and counting on from it would end.
+pub(crate) const LAST_TRANSACTION: u64 = 1 << 53;
 
 const MAGIC: &[u8; 8] = b"STOKER\x00\x02";
 
@@ -101,19 +104,6 @@ pub(crate) struct StateDir {
     fd: OwnedFd,
 }
 
-/// The lock on a destination; released when dropped, and by the kernel when the process ends.
-#[derive(Debug)]
-pub(crate) struct StateLock {
-    file: OwnedFd,
-}
-
-impl Drop for StateLock {
-    /// Unlocks by word, not by closing: a child process that is being forked right now still holds a duplicate.
-    fn drop(&mut self) {
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
-    }
-}
-
 impl StateDir {
     /// Opens the directory; `None` when there is none.
     pub(crate) fn open(root: &Root) -> io::Result<Option<Self>> {
@@ -149,6 +139,10 @@ impl StateDir {
     pub(crate) fn make_directory(&self, path: &str) -> io::Result<()> {
         match rustix::fs::mkdirat(&self.fd, path, Mode::RWXU) {
             Ok(()) => own_like(self.fd(), self.fd(), path),
+            Err(Errno::EXIST) if crate::root::live_at(self.fd(), path)? != crate::root::Live::Directory => {
+                let text = format!("{STATE_DIRECTORY}/{path} is in the place of a directory; move it away");
+                Err(io::Error::new(io::ErrorKind::NotADirectory, text))
+            }
             Err(Errno::EXIST) => Ok(()),
             Err(e) => Err(e.into()),
         }
@@ -157,18 +151,6 @@ impl StateDir {
     pub(crate) fn directory(&self, path: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         Ok(rustix::fs::openat(&self.fd, path, flags, Mode::empty())?)
-    }
-
-    /// Takes the lock; `None` when somebody else holds it and `wait` is false.
-    pub(crate) fn lock(&self, wait: bool) -> io::Result<Option<StateLock>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&self.fd, "lock", flags, Mode::RUSR | Mode::WUSR)?;
-        let how = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
-        match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, how)) {
-            Ok(()) => Ok(Some(StateLock { file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
     }
 
     pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -214,7 +196,9 @@ impl StateDir {
     pub(crate) fn head(&self) -> io::Result<Option<Head>> {
         let read = |name| {
             Ok::<Option<Head>, io::Error>(
-                self.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+                self.read(name)?
+                    .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                    .filter(|head: &Head| head.transaction <= LAST_TRANSACTION),
             )
         };
         let (head, seen) = (read("head")?, read("seen")?);
@@ -225,6 +209,11 @@ impl StateDir {
             (Some(head), Some(seen)) if same(&head, &seen) && seen.sources == head.sources => Some(seen),
             (head, _) => head,
         })
+    }
+
+    /// The number of the last transaction: as the head says, or without one, as the history does.
+    pub(crate) fn last_transaction(&self, head: Option<&Head>) -> io::Result<u64> {
+        head.map_or_else(|| crate::history::highest(self), |head| Ok(head.transaction))
     }
 
     /// The manifest, or `None` when there is none or it is damaged: it is then rebuilt by adoption.
@@ -247,16 +236,35 @@ pub(crate) fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Whether a directory has entries that [`names`] leaves out, for no source can bring them.
+pub(crate) fn has_unnamed(directory: &OwnedFd) -> io::Result<bool> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        if entry?.file_name().to_str().is_err() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes what has a name, with everything below it.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    remove_all(parent, &std::ffi::CString::new(name)?)
+}
+
+/// As [`remove_tree`], for names of any bytes: what others had in a directory may be kept, too.
+fn remove_all(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(e) => return Err(e.into()),
     }
-    let directory = crate::root::descend(parent, [name])?;
-    for below in names(&directory)? {
-        remove_tree(directory.as_fd(), &below)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let entries: Vec<_> = rustix::fs::Dir::read_from(&directory)?.collect::<Result<_, _>>()?;
+    for entry in entries.iter().map(rustix::fs::DirEntry::file_name) {
+        if entry != c"." && entry != c".." {
+            remove_all(directory.as_fd(), entry)?;
+        }
     }
     Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }

@@ -11,7 +11,18 @@ use crate::state::{Head, Manifest, ManifestEntry, names, remove_tree, seal, unse
 
 impl Transaction<'_> {
     /// Completes a transaction that a crash has left behind. Says whether there was one.
+    ///
+    /// It was committed, so it comes before old history where there is no space for both.
     pub(crate) fn recover(&self) -> io::Result<Option<u64>> {
+        loop {
+            match self.recover_once() {
+                Err(error) if is_full(&error) && crate::history::drop_oldest(self.state)? => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn recover_once(&self) -> io::Result<Option<u64>> {
         let Some(bytes) = self.state.read("journal")? else {
             self.sweep()?;
             return Ok(None);
@@ -92,6 +103,9 @@ impl Transaction<'_> {
         }
         let mut head = journal.head.clone();
         head.files = manifest.files.len() as u64;
+        if writes {
+            crate::history::write_down(self.state, journal)?;
+        }
         let manifest = self.state.write_new("manifest", &seal(&manifest, manifest.files.len())?)?;
         let head = self.state.write_new("head", &serde_json::to_vec_pretty(&head)?)?;
         if writes {
@@ -137,6 +151,10 @@ impl Transaction<'_> {
         }
         Ok(())
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
 }
 
 /// Whether somebody else has put something where the transaction wanted to write.

@@ -1,9 +1,9 @@
 //! What stops a plan although it is valid: too many deletions, too little space.
 
 use crate::compare::Inputs;
+use crate::history::{self, Held};
 use crate::path::RelPathBuf;
 use crate::plan::{ActionKind, Plan, PlanError};
-use crate::root::Root;
 
 /// Counts what the plan does, names it by its digest, and stops it where a guard says so.
 pub(super) fn guard(plan: &mut Plan, inputs: &Inputs<'_>) -> Result<(), PlanError> {
@@ -40,24 +40,29 @@ pub(super) fn guard(plan: &mut Plan, inputs: &Inputs<'_>) -> Result<(), PlanErro
         let digest = plan.digest.clone();
         return Err(PlanError::MassDeletion { deletes, owned, guard: limit, digest });
     }
-    space(plan, inputs.root)
+    space(plan, inputs)
 }
 
-fn space(plan: &Plan, root: &Root) -> Result<(), PlanError> {
-    if plan.need.inodes == 0 {
+/// Stops a plan that finds no space even when the history makes room for it.
+fn space(plan: &Plan, inputs: &Inputs<'_>) -> Result<(), PlanError> {
+    let failed = |source| PlanError::Live { path: RelPathBuf::default(), source };
+    let needed = plan.need.with_margin();
+    let free = history::free(inputs.root.fd()).map_err(failed)?;
+    let missing = free.missing(needed);
+    if missing == Held::default() {
         return Ok(());
     }
-    let stat = rustix::fs::fstatvfs(root.fd())
-        .map_err(|e| PlanError::Live { path: RelPathBuf::default(), source: e.into() })?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    // A margin for the journal, the manifest and directories.
-    let needed = plan.need.bytes + plan.need.bytes / 20 + plan.need.inodes * 256 + (32 << 10);
-    // Some file systems do not count inodes and say 0 of 0.
-    let (inodes, free_inodes) = (plan.need.inodes + 4, stat.f_favail);
-    if needed > free || (stat.f_files > 0 && inodes > free_inodes) {
-        return Err(PlanError::InsufficientSpace { needed, free, inodes, free_inodes });
+    let held = inputs.state.map_or(Ok(Vec::new()), history::held).map_err(failed)?;
+    if history::to_drop(&held, missing).is_some() {
+        return Ok(());
     }
-    Ok(())
+    Err(PlanError::InsufficientSpace {
+        needed: needed.bytes,
+        free: free.bytes,
+        inodes: needed.inodes,
+        free_inodes: free.inodes,
+        history: Held::sum(&held).bytes,
+    })
 }
 
 /// Names a set of changes.

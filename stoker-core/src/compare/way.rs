@@ -69,6 +69,9 @@ impl Comparison<'_, '_> {
         let in_the_way =
             || PlanError::InTheWay { path: path.to_buf(), wanted: "file", found: "a directory with files" };
         let fd = self.inputs.root.directory(path).map_err(live_error)?;
+        if crate::state::has_unnamed(&fd).map_err(live_error)? {
+            return Err(in_the_way());
+        }
         for name in crate::state::names(&fd).map_err(live_error)? {
             let below = path.child(&name).map_err(|_| in_the_way())?;
             let live = self.inputs.root.cursor().live(below.as_path()).map_err(live_error)?;

@@ -142,7 +142,7 @@ pub enum PlanError {
     },
     /// The plan deletes more than the guard allows.
     #[error(
-        "the plan deletes {deletes} of {owned} owned files; the guard stops at more than {} files or {} percent; approve plan {digest} or raise maxDeletes",
+        "the plan deletes {deletes} of {owned} owned files; the guard stops at more than {} files or {} percent",
         .guard.count, .guard.percent
     )]
     MassDeletion {
@@ -157,7 +157,9 @@ pub enum PlanError {
     },
     /// Not enough space for what is to be written.
     #[error(
-        "{needed} bytes and {inodes} inodes are needed, but {free} bytes and {free_inodes} inodes are free"
+        "{needed} bytes and {inodes} inodes are needed, but {free} bytes and {free_inodes} inodes are free; the history \
+         holds {history} bytes, and too little of it can go because the newest transaction stays; make room on the data \
+         volume or enlarge it"
     )]
     InsufficientSpace {
         /// Bytes needed, with a margin.
@@ -168,6 +170,8 @@ pub enum PlanError {
         inodes: u64,
         /// Inodes free.
         free_inodes: u64,
+        /// Bytes that the history holds.
+        history: u64,
     },
     /// Something of somebody else is in the way of a file or directory that the plan needs.
     #[error(

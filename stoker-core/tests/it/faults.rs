@@ -485,3 +485,68 @@ fn a18_a_cancelled_sync_leaves_the_old_commit_and_no_traces() {
     }
     world.sync(&new, "2");
 }
+
+/// A3: what is kept makes room for what is new, and says what it holds where it cannot.
+#[test]
+fn a3_the_history_never_blocks_a_sync() {
+    let Some(root) = on(&Volume::Memory("size=6m"), "faults::a3_the_history_never_blocks_a_sync") else {
+        return;
+    };
+    let commit = |n: u8, files: usize| {
+        Tree((0..files).map(|f| (format!("project/{f}"), vec![n + f as u8; 200_000])).collect())
+    };
+    let kept = || Engine::open(&root).unwrap().history().unwrap();
+    for n in 1..10 {
+        sync(&root, &commit(n, 6), &mut NoObserver).unwrap();
+        assert_eq!(kept().last().unwrap().transaction, u64::from(n));
+        assert!(kept().len() >= 2.min(usize::from(n)), "no more goes than is needed: {:?}", kept());
+    }
+    // The newest can still be taken back.
+    let before = files(&root);
+    sync(&root, &commit(10, 6), &mut NoObserver).unwrap();
+    Engine::open(&root).unwrap().begin(true).unwrap().rollback(None).unwrap();
+    assert_eq!(files(&root), before);
+    let last = kept().last().cloned();
+    let error = sync(&root, &commit(11, 29), &mut NoObserver).unwrap_err().to_string();
+    let held: u64 =
+        error.split("the history holds ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((1_200_000..6_000_000).contains(&held), "{error}");
+    assert_eq!((files(&root), kept().last().cloned()), (before, last));
+    // The estimate may be wrong: content that grows on its way fails once, and makes room for the next try.
+    let count = kept().len();
+    let filler = Filler::leaving(&root, 0);
+    drop(filler);
+    let mut full = FullAt { root: &root, file: Some(1), left: 4096, filler: None };
+    let error = sync(&root, &commit(12, 6), &mut full).unwrap_err().to_string();
+    assert!(error.contains("the history holds "), "{error}");
+    drop(full);
+    assert!(kept().len() < count.max(2));
+    sync(&root, &commit(12, 6), &mut NoObserver).unwrap();
+}
+
+/// A3: a transaction that was committed and found no space for its end takes it from the history, not from somebody else.
+#[test]
+fn a3_an_interrupted_transaction_is_completed_although_the_volume_stays_full() {
+    let test = "faults::a3_an_interrupted_transaction_is_completed_although_the_volume_stays_full";
+    let Some(root) = on(&Volume::Memory("size=4m"), test) else { return };
+    let (old, new) = two_commits();
+    let mut completed = 0;
+    for pages in 0..12 {
+        for tree in [&new, &old, &new, &old] {
+            sync(&root, tree, &mut NoObserver).unwrap();
+        }
+        let mut full = FullAt { root: &root, file: None, left: pages * 4096, filler: None };
+        let result = sync(&root, &new, &mut full);
+        let interrupted = result
+            .is_err_and(|e| matches!(e.downcast_ref::<ApplyError>(), Some(ApplyError::Interrupted { .. })));
+        if interrupted {
+            completed += 1;
+            let engine = Engine::open(&root).unwrap();
+            let newest = engine.begin(true).unwrap().recovered().unwrap();
+            assert_eq!(without_filler(&root).len(), 6);
+            assert_eq!(engine.history().unwrap().last().unwrap().transaction, newest);
+        }
+        drop(full);
+    }
+    assert!(completed > 0, "no transaction was interrupted");
+}

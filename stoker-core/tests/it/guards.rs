@@ -169,8 +169,9 @@ fn mass_deletion_needs_an_approval_that_names_the_plan() {
     let error = world.plan(&rest, "2").unwrap_err();
     assert!(error.is_held() && error.to_string().contains("deletes 6 of 10 owned files"), "{error}");
     assert_eq!(world.files().len(), 10);
-    let digest =
-        error.to_string().split("approve plan ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    // What can approve it is the caller's to say.
+    assert!(error.to_string().ends_with("more than 200 files or 50 percent"), "{error}");
+    let stoker_core::PlanError::MassDeletion { digest, .. } = error else { panic!("{error}") };
     let engine = world.engine();
     let session = engine.begin(false).unwrap();
     let wrong = PlanOptions { approved: Some("0123".into()), ..PlanOptions::default() };
@@ -189,6 +190,18 @@ fn the_second_one_waits() {
     let session = engine.begin(false).unwrap();
     let error = Engine::open(world.directory.path()).unwrap().begin(false).unwrap_err();
     assert_eq!(error.category().as_str(), "Locked");
+    // But not for ever, and it says for whom.
+    let engine = Engine::open(world.directory.path()).unwrap();
+    let began = std::time::Instant::now();
+    let error =
+        engine.with_patience(std::time::Duration::from_millis(120)).begin(true).map(|_| ()).unwrap_err();
+    assert!(began.elapsed() >= std::time::Duration::from_millis(120));
+    assert_eq!(
+        (error.category().as_str(), error.retry()),
+        ("DataDirectoryBusy", stoker_core::Retry::Backoff)
+    );
+    let who = format!("in use by process {} (", std::process::id());
+    assert!(error.to_string().contains(&who) && error.to_string().contains(".stoker/lock"), "{error}");
     let path = world.directory.path().to_owned();
     let waiting =
         std::thread::spawn(move || Engine::open(path).unwrap().begin(true).map(|s| s.recovered()).is_ok());

@@ -136,6 +136,8 @@ fn walk(root: &Path, below: &str, all: &mut BTreeMap<String, String>) {
             walk(root, &path, all);
         } else if meta.is_symlink() {
             all.insert(path, "symlink".to_owned());
+        } else if !meta.is_file() {
+            all.insert(path, "special".to_owned());
         } else {
             let mark = if meta.permissions().mode() & 0o100 != 0 { "x:" } else { "" };
             let content = std::fs::read(entry.path()).unwrap();
