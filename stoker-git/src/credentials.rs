@@ -148,6 +148,10 @@ fn read(file: &Path, what: &str) -> Result<Secret, GitError> {
     let cannot = |reason: &dyn std::fmt::Display| {
         invalid(format!("cannot read the {what} file {}: {reason}", file.display()))
     };
+    // Looked at before it is opened: opening a pipe waits for a writer. Links are followed, as a Secret volume has them.
+    if !std::fs::metadata(file).map_err(|e| cannot(&e))?.is_file() {
+        return Err(cannot(&"it is not a regular file"));
+    }
     let mut text = zeroize::Zeroizing::new(String::new());
     std::fs::File::open(file)
         .and_then(|f| f.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
@@ -183,6 +187,26 @@ mod tests {
         std::fs::write(&file, "hunter2 hunter3").unwrap();
         let error = files.load().unwrap_err().to_string();
         assert!(error.contains("more than one word") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn only_regular_files_are_read_also_behind_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, link) = (dir.path().join("pipe"), dir.path().join("link"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        for file in [pipe, link.clone(), "/dev/zero".into(), dir.path().to_owned()] {
+            let files = CredentialFiles { known_hosts: Some(file.clone()), ..Default::default() };
+            let error = files.load().unwrap_err().to_string();
+            assert!(
+                error.contains("not a regular file") && error.contains(file.to_str().unwrap()),
+                "{error}"
+            );
+        }
+        std::fs::remove_file(&link).unwrap();
+        std::fs::write(dir.path().join("..data"), "token").unwrap();
+        std::os::unix::fs::symlink("..data", &link).unwrap();
+        CredentialFiles { token: Some(link), ..Default::default() }.load().unwrap();
     }
 
     #[test]

@@ -223,7 +223,8 @@ impl RemoteUrl {
             return Err(UrlError::Dash { part: "path", value: path.to_owned() });
         }
         // `host:22/path` and `C:\path` are written by people who mean something else.
-        if path.contains('\\') {
+        // And `ext::command` would be one of git's remote helpers.
+        if path.contains('\\') || path.starts_with(':') {
             return Err(malformed());
         }
         let path = path.strip_prefix("/~").map_or_else(|| path.to_owned(), |rest| format!("~{rest}"));

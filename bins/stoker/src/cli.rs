@@ -71,7 +71,7 @@ pub(crate) struct Sync {
     /// Say what would change; write nothing outside cacheDir
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// How long to wait for the gateway's confirmation, in seconds
+    /// How long to wait for the gateway's confirmation, in seconds; 0 asks once
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) confirm_timeout: u64,
     #[command(flatten)]

@@ -1,7 +1,8 @@
 //! `stoker demo`: the main job in a minute, on real parts, without Kubernetes.
 //!
-//! A repository is made and served over smart HTTP on loopback; each gateway is a fake one that reads a real data
-//! directory, and an agent keeps it in step. The pushes, fetches, files, scans and confirmations are all real.
+//! A repository is made and served over smart HTTP on loopback; each gateway is a stand-in (`stoker fake-gateway`) that
+//! reads a real data directory, and an agent keeps it in step. Pushes, fetches and files are real; the scans and
+//! confirmations are those of the stand-in.
 
 mod repository;
 
@@ -38,7 +39,13 @@ pub(crate) async fn run(args: cli::Demo) -> Result<u8> {
     println!(
         "Stoker keeps Ignition gateways (SCADA servers of factories and water plants) in step with git."
     );
-    println!("Everything below really happens, in {}.\n", root.display());
+    println!(
+        "Everything below really happens, in {}, with one exception: no Ignition runs here.",
+        root.display()
+    );
+    println!(
+        "The gateways are stand-ins (stoker fake-gateway): they read their data directory and answer as a gateway does.\n"
+    );
 
     heading("1", "A repository, as a team of Ignition developers has it");
     let repository = Repository::create(&root)?;
@@ -94,7 +101,7 @@ pub(crate) async fn run(args: cli::Demo) -> Result<u8> {
     }
     println!("   every gateway still runs {}, byte for byte", short(&second));
 
-    heading("6", "Going back");
+    heading("6", "Going back (what stoker rollback does)");
     for line in &lines {
         let began = Instant::now();
         let past = Engine::open(&line.data)?.begin(false)?.rollback(None)?;
@@ -127,7 +134,7 @@ pub(crate) async fn run(args: cli::Demo) -> Result<u8> {
 }
 
 fn gateways(number: u16) -> String {
-    if number == 1 { "A gateway".to_owned() } else { format!("{number} gateways") }
+    if number == 1 { "1 stand-in gateway".to_owned() } else { format!("{number} stand-in gateways") }
 }
 
 fn heading(number: &str, text: &str) {

@@ -7,7 +7,7 @@ use stoker_core::{ActionKind, Engine, Past};
 
 use crate::cli;
 use crate::cli::Format;
-use crate::output;
+use crate::output::{self, Misuse};
 
 pub(crate) fn list(args: &cli::History) -> Result<u8> {
     let past = Engine::open(&args.data_dir)?.history()?;
@@ -39,6 +39,14 @@ pub(crate) fn list(args: &cli::History) -> Result<u8> {
 
 pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
     let engine = Engine::open(&args.data_dir)?;
+    // A session would make it, in whatever directory was named by mistake.
+    if !args.data_dir.join(".stoker").is_dir() {
+        let text = format!(
+            "{} has no .stoker: no sync has written there; write the data directory of a gateway that Stoker keeps",
+            args.data_dir.display()
+        );
+        return Err(Misuse(text).into());
+    }
     let session = engine.begin(false)?;
     let past =
         session.rollback(args.to).with_context(|| format!("cannot roll back {}", args.data_dir.display()))?;
@@ -46,9 +54,14 @@ pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
         output::print_json(&as_json(&past))?;
     } else {
         let now = if past.to.is_empty() { "before the first sync" } else { short(&past.to) };
-        println!("Back to {now}, as transaction {}: {} files changed.", past.transaction, past.changes.len());
-        println!("The gateway loads them at its next scan; the next sync brings the wanted commit again.");
+        let files = output::counted(past.changes.len(), "file");
+        println!("Back to {now}, as transaction {}: {files} changed.", past.transaction);
+        println!("The gateway loads them at its next scan.");
     }
+    eprintln!(
+        "warning: a running `stoker sync --watch`, or the next `stoker sync`, brings the wanted commit again: stop it, or \
+         set git.ref first"
+    );
     Ok(0)
 }
 

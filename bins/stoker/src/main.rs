@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod fake_gateway;
 mod history;
+mod input;
 mod output;
 mod sync;
 mod validate;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("stoker: {error:#}");
+            eprintln!("stoker: {}", output::printable(&format!("{error:#}")));
             ExitCode::from(output::exit_code_of(&error))
         }
     }

@@ -31,6 +31,26 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
+/// Text with words of a file in it, for a terminal: control characters are escaped, and what follows a line break is
+/// indented, so that no file can speak in this program's name.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::new();
+    for character in text.trim_end().chars() {
+        match character {
+            '\n' => out.push_str("\n    "),
+            c if c.is_control() => out.extend(c.escape_debug()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn counted(number: impl TryInto<u64>, thing: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A table without rules, like kubectl's.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -47,4 +67,15 @@ pub(crate) fn table(header: &[&str]) -> Table {
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_can_neither_drive_the_terminal_nor_speak_for_the_program() {
+        assert_eq!(printable("a\u{1b}[2Jb\rc\nx.yaml: valid\n"), "a\\u{1b}[2Jb\\rc\n    x.yaml: valid");
+        assert_eq!((counted(1_u64, "file"), counted(2_u64, "file")), ("1 file".into(), "2 files".into()));
+    }
 }

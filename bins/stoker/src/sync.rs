@@ -13,10 +13,16 @@ use stoker_k8s::compile::{self, CompiledProfile, GatewayFacts};
 use stoker_k8s::gateway_sync::{Confirmation, Failure, GatewaySync, Job, Outcome, SyncReport};
 
 use crate::cli::{self, Format};
+use crate::input;
 use crate::output::{self, Misuse};
+use text::{Scene, text};
+
+mod text;
 
 /// Between two questions to a gateway that has not confirmed yet.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(500);
+/// A gateway that takes longer is spoken of.
+const QUIET: Duration = Duration::from_secs(2);
 /// How long the demo waits for a gateway's confirmation; `--confirm-timeout` says otherwise.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,7 +31,7 @@ pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
     one.confirm_patience = Duration::from_secs(args.confirm_timeout);
     if !args.watch {
         let report = one.sync(args.dry_run, true).await;
-        show(&report, args.output.output)?;
+        show(&one, &report, args.output.output)?;
         return Ok(report.outcome.exit_code());
     }
     let interval = one.config.git.interval.map_or(Duration::from_secs(60), |p| p.0);
@@ -39,9 +45,11 @@ pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
             drift_due = Instant::now() + period;
         }
         let said = format!("{} {:?} {:?}", report.commit, report.outcome, report.error);
-        let wrote = report.files.added + report.files.modified + report.files.deleted > 0;
+        // The counts of a sync that failed or was held are those of its plan.
+        let wrote = matches!(report.outcome, Outcome::Applied | Outcome::Unconfirmed)
+            && report.files.added + report.files.modified + report.files.deleted > 0;
         if said != last || wrote {
-            show(&report, args.output.output)?;
+            show(&one, &report, args.output.output)?;
             last = said;
         }
         tokio::select! {
@@ -61,6 +69,8 @@ pub(crate) struct Standalone {
     gateway: GatewaySync,
     has_gateway: bool,
     confirm_patience: Duration,
+    /// It was said that the gateway is waited for.
+    told: AtomicBool,
     /// This process has asked the gateway already: what it cannot tell it is not asked again without a change.
     asked: AtomicBool,
 }
@@ -68,7 +78,7 @@ pub(crate) struct Standalone {
 impl Standalone {
     pub(crate) fn read(path: &PathBuf) -> Result<Self> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| Misuse(format!("cannot read {name}: {e}")))?;
+        let text = input::file(path).map_err(Misuse)?;
         Self::of(AgentConfig::parse(&name, &text)?)
     }
 
@@ -107,6 +117,7 @@ impl Standalone {
             remote: Remote { url, credentials: Arc::new(files) },
             cache: Cache::new(cache),
             has_gateway: client.is_some(),
+            told: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             gateway: GatewaySync::new(config.data_dir.clone(), client),
             profile,
@@ -199,14 +210,7 @@ impl Standalone {
             _ => {}
         }
         let began = Instant::now();
-        let confirmation = loop {
-            match self.gateway.confirm().await {
-                Confirmation::Waiting(_) if began.elapsed() < self.confirm_patience => {
-                    tokio::time::sleep(CONFIRM_PAUSE).await;
-                }
-                confirmation => break confirmation,
-            }
-        };
+        let confirmation = self.ask().await;
         report.duration_ms.scan = millis(began.elapsed());
         match confirmation {
             Confirmation::Confirmed { scans, note, .. } => {
@@ -232,64 +236,61 @@ impl Standalone {
     }
 }
 
-fn show(report: &SyncReport, format: Format) -> Result<()> {
+impl Standalone {
+    /// Asks until the gateway has answered for good, within the time that there is for all of it.
+    async fn ask(&self) -> Confirmation {
+        let began = Instant::now();
+        // Zero means to ask once, which takes a moment as well.
+        let limit = self.confirm_patience.max(Duration::from_secs(1));
+        let mut last = None;
+        let answer = {
+            let mut asking = std::pin::pin!(async {
+                loop {
+                    match self.gateway.confirm().await {
+                        Confirmation::Waiting(failure) if began.elapsed() < self.confirm_patience => {
+                            last = Some(failure);
+                            tokio::time::sleep(CONFIRM_PAUSE).await;
+                        }
+                        confirmation => break confirmation,
+                    }
+                }
+            });
+            match tokio::time::timeout(QUIET.min(limit), asking.as_mut()).await {
+                Ok(answer) => Some(answer),
+                Err(_) if limit <= QUIET => None,
+                Err(_) => {
+                    if !self.told.swap(true, Ordering::Relaxed) {
+                        let (address, limit) = (self.address(), limit.as_secs());
+                        eprintln!("waiting for the gateway at {address} to confirm, for up to {limit} s");
+                    }
+                    tokio::time::timeout(limit.saturating_sub(began.elapsed()), asking.as_mut()).await.ok()
+                }
+            }
+        };
+        answer.unwrap_or_else(|| {
+            let (address, limit) = (self.address(), limit.as_secs());
+            let Failure { category, message, .. } = last.unwrap_or_else(|| Failure {
+                category: "GatewayTimeout".to_owned(),
+                message: "it has taken the connection or the request, and not answered".to_owned(),
+                path: None,
+            });
+            let message = format!("the gateway at {address} has not confirmed within {limit} s: {message}");
+            Confirmation::Waiting(Failure { category, message, path: None })
+        })
+    }
+
+    fn address(&self) -> &str {
+        self.config.gateway.as_ref().map_or("", |gateway| &gateway.url)
+    }
+}
+
+fn show(one: &Standalone, report: &SyncReport, format: Format) -> Result<()> {
     if format == Format::Json {
         return output::print_json(report);
     }
-    print!("{}", text(report));
+    let scene = Scene { live: one.gateway.live_commit(), has_gateway: one.has_gateway };
+    print!("{}", text(report, &scene));
     Ok(())
-}
-
-/// The report for people.
-pub(crate) fn text(report: &SyncReport) -> String {
-    use std::fmt::Write;
-    let mut out = String::new();
-    for change in report.changes.iter().filter(|c| c.action != "adopt" && c.action != "forget") {
-        let mark = match change.action {
-            "create" => '+',
-            "delete" => '-',
-            _ => '~',
-        };
-        let _ = writeln!(out, "  {mark} {}   ({})", change.path, change.reason);
-    }
-    for warning in &report.warnings {
-        let _ = writeln!(out, "  ! {warning}");
-    }
-    for scan in &report.scans {
-        let _ = writeln!(out, "  gateway scanned {}: {} in {} ms", scan.kind, scan.outcome, scan.duration_ms);
-    }
-    let commit = report.commit.get(..7).unwrap_or(&report.commit);
-    let files = report.files;
-    let counts = format!("{} added, {} modified, {} deleted", files.added, files.modified, files.deleted);
-    let took = report.duration_ms.total;
-    let _ = match (report.outcome, &report.error) {
-        (Outcome::InSync, _) => writeln!(
-            out,
-            "in step with {} ({commit}): {} files unchanged, {took} ms",
-            report.r#ref, files.unchanged
-        ),
-        (Outcome::Applied, _) => writeln!(out, "{} ({commit}) is live: {counts}, {took} ms", report.r#ref),
-        (Outcome::DryRun, _) => {
-            writeln!(out, "dry run of {} ({commit}): {counts}; nothing was written", report.r#ref)
-        }
-        (Outcome::Held, error) => writeln!(out, "held: {}", words(error.as_ref())),
-        (Outcome::Failed, error) => {
-            writeln!(out, "failed, what was live stays live: {}", words(error.as_ref()))
-        }
-        (Outcome::Unconfirmed, error) => {
-            writeln!(
-                out,
-                "files of {} ({commit}) are in place: {counts}; not confirmed: {}",
-                report.r#ref,
-                words(error.as_ref())
-            )
-        }
-    };
-    out
-}
-
-fn words(failure: Option<&Failure>) -> String {
-    failure.map_or_else(String::new, |f| format!("{} ({})", f.message, f.category))
 }
 
 fn millis(duration: Duration) -> u64 {

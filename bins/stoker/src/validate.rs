@@ -3,28 +3,40 @@
 
 mod rules;
 
-use std::io::Read;
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kube::CustomResourceExt;
 use serde::Deserialize;
 use serde_json::Value;
 use stoker_k8s::api::{AgentConfig, Stoker, SyncProfile};
 use stoker_k8s::compile::{self, CompiledProfile, Problems};
 
-use crate::cli;
+use crate::{cli, input, output};
 
 pub(crate) fn run(args: &cli::Validate) -> Result<u8> {
     let mut bad = 0;
     for file in &args.files {
-        let name = file.display().to_string();
-        let text = read(file).with_context(|| format!("cannot read {name}"))?;
+        let name = output::printable(&file.display().to_string());
+        // The other files are looked at all the same.
+        let mut refused = |why: &str| {
+            println!("{name}: {}", output::printable(why));
+            bad += 1;
+        };
+        let read = if file.as_os_str() == "-" { input::standard() } else { input::file(file) };
+        let text = match read {
+            Ok(text) => text,
+            Err(error) => {
+                refused(&error);
+                continue;
+            }
+        };
         let documents = match documents(&text) {
+            Ok(documents) if documents.is_empty() => {
+                refused("no document in it; write a Stoker, SyncProfile or AgentConfig");
+                continue;
+            }
             Ok(documents) => documents,
             Err(error) => {
-                println!("{name}: not valid YAML: {error}");
-                bad += 1;
+                refused(&format!("not valid YAML: {error}"));
                 continue;
             }
         };
@@ -32,24 +44,18 @@ pub(crate) fn run(args: &cli::Validate) -> Result<u8> {
             let place =
                 if documents.len() > 1 { format!("{name}, document {}", number + 1) } else { name.clone() };
             let (what, problems) = check(&name, &text, document);
+            let what = output::printable(&what);
             if problems.is_empty() {
                 println!("{place}: {what} is valid");
             } else {
                 bad += 1;
-                problems.iter().for_each(|problem| println!("{place}: {what}: {problem}"));
+                problems
+                    .iter()
+                    .for_each(|problem| println!("{place}: {what}: {}", output::printable(problem)));
             }
         }
     }
     Ok(if bad == 0 { 0 } else { 2 })
-}
-
-fn read(file: &Path) -> std::io::Result<String> {
-    if file.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(file)
 }
 
 fn documents(text: &str) -> Result<Vec<Value>> {

@@ -42,6 +42,15 @@ pub(crate) fn is_from(dir: &Path, url: &str) -> bool {
 pub(crate) fn lock(dir: &Path, patience: Duration) -> Result<WriteLock, GitError> {
     let failed = |e: io::Error| io_error(dir, &e);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    if let Some(foreign) = foreign(dir).map_err(failed)? {
+        return Err(GitError::CacheUnusable {
+            path: dir.display().to_string(),
+            detail: format!(
+                "it is not empty and not a git cache of Stoker: it has {foreign:?}; name an empty directory, or one that \
+                 does not exist yet"
+            ),
+        });
+    }
     let file = open_lock(&dir.join("lock")).map_err(failed)?;
     let start = Instant::now();
     loop {
@@ -55,6 +64,24 @@ pub(crate) fn lock(dir: &Path, patience: Duration) -> Result<WriteLock, GitError
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What shows that a directory belongs to somebody else, whose files a sweep could take for leftovers.
+///
+/// A fetch that was interrupted at its very beginning leaves less than a whole cache, and the root of a volume has a
+/// `lost+found`.
+fn foreign(dir: &Path) -> io::Result<Option<String>> {
+    if dir.join("origin").is_file() {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let known = matches!(&*name, "lock" | "origin.new" | "current" | "current.new" | "lost+found");
+        if !known && Generation::named(dir, &name).is_none() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Opens a file to lock on; what is in it does not matter.
@@ -130,5 +157,32 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_somebody_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("notes.new"), "mine").unwrap();
+        let error = lock(dir.path(), Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("\"notes.new\"; name an empty directory"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is made in it");
+    }
+
+    #[test]
+    fn a_cache_that_is_new_begun_or_whole_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+        drop(lock(dir.path(), Duration::ZERO).unwrap());
+        std::fs::write(dir.path().join("origin.new"), "https://h").unwrap();
+        drop(lock(dir.path(), Duration::ZERO).unwrap().usable("https://h/a").unwrap());
+        // What somebody left in a cache does not make it unusable.
+        std::fs::write(dir.path().join("README"), "do not delete").unwrap();
+        lock(dir.path(), Duration::ZERO).unwrap();
+        lock(&dir.path().join("below/new"), Duration::ZERO).unwrap();
     }
 }

@@ -51,6 +51,7 @@ fn what_is_refused_says_what_to_write() {
         ("C:\\repo", "not a repository URL"),
         ("ftp://h/a", "scheme"),
         ("ext::sh -c id", "space"),
+        ("ext::id", "not a repository URL"),
         ("https://u:p@h/a", "put the credential in a Secret"),
         ("https://token@h/a", "put the credential in a Secret"),
         ("ssh://git:pw@h/a", "password"),

@@ -195,6 +195,12 @@ impl GatewayError {
         )
     }
 
+    /// Whether this side has no usable key: the call was not made, and no other call can be.
+    #[must_use]
+    pub const fn lacks_key(&self) -> bool {
+        matches!(self, Self::Key(_))
+    }
+
     /// Whether the key is not known, or lacks the right for this call.
     #[must_use]
     pub const fn lacks_right(&self) -> bool {

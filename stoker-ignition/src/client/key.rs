@@ -6,9 +6,23 @@ use std::path::{Path, PathBuf};
 
 use reqwest::header::HeaderValue;
 use stoker_core::{Category, Fault, Retry};
+use tokio::io::AsyncReadExt;
 
 /// The longest key file that is read, in bytes.
 const MAX_KEY_BYTES: usize = 4096;
+
+/// Reads a key file. Links are followed: the files of a Secret volume are links to regular files.
+async fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Looked at before it is opened: opening a pipe waits for a writer.
+    if !tokio::fs::metadata(path).await?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    let file = tokio::fs::File::open(path).await?;
+    // One byte more tells a file that is too long; a device without end is never read to it.
+    file.take(MAX_KEY_BYTES as u64 + 1).read_to_end(&mut content).await?;
+    Ok(content)
+}
 
 /// Where the API key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +82,8 @@ impl ApiKeySource {
         match self {
             Self::None => Ok(None),
             Self::File(path) => {
-                let content = tokio::fs::read(path)
-                    .await
-                    .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
+                let content =
+                    read(path).await.map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
                 parse(path, &content).map(Some)
             }
         }
@@ -125,5 +138,28 @@ mod tests {
             assert!(text.contains("/key") && !text.contains("s3cret"), "{text}");
         }
         assert!(parse(path, &[b'a'; 5000]).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_a_short_regular_file_is_read_also_behind_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("..data"), "ci:s3cret").unwrap();
+        std::os::unix::fs::symlink("..data", at("key")).unwrap();
+        assert!(ApiKeySource::file(at("key")).header().await.unwrap().is_some());
+        std::fs::write(at("long"), vec![b'a'; 1 << 20]).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        for (path, category, words) in [
+            (at("long"), "ApiKeyInvalid", "longer than 4096 bytes"),
+            (at("pipe"), "ApiKeyUnreadable", "not a regular file"),
+            ("/dev/zero".into(), "ApiKeyUnreadable", "not a regular file"),
+            (folder.path().to_owned(), "ApiKeyUnreadable", "not a regular file"),
+            (at("missing"), "ApiKeyUnreadable", "missing"),
+        ] {
+            let error = ApiKeySource::file(&path).header().await.expect_err(words);
+            let text = stoker_core::chain(&error);
+            assert_eq!(error.category().as_str(), category, "{text}");
+            assert!(text.contains(words) && text.contains(path.to_str().unwrap()), "{text}");
+        }
     }
 }

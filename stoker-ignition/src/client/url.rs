@@ -69,6 +69,9 @@ impl FromStr for GatewayUrl {
         if url.host_str().is_none_or(str::is_empty) {
             return refused("has no host");
         }
+        if url.port() == Some(0) {
+            return refused("has port 0, on which nothing listens");
+        }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return refused("has more than scheme, host and port");
         }
@@ -103,6 +106,8 @@ mod tests {
             "gateway",
             "ftp://x",
             "https://x/path",
+            "https://x:0",
+            "https://x:80888",
             "https://x?a=b",
             "https://x#a",
             "https://u:s3cret@x",

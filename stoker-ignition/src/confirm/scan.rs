@@ -152,7 +152,7 @@ pub(super) async fn scan(
         Looks { pause: options.poll_first, max: options.poll_max, until: began + options.scan_limit };
     let seen = match protocol(client, kind, options, &mut looks).await {
         Ok(seen) => seen,
-        Err(error) if error.is_not_ready() => return Err(error),
+        Err(error) if error.is_not_ready() || error.lacks_key() => return Err(error),
         Err(error) => Seen::Not(Unconfirmed::Failed { category: error.category(), message: chain(&error) }),
     };
     let (outcome, log_from_ms) = match seen {

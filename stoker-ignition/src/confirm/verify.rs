@@ -87,6 +87,7 @@ impl Verification {
             Ok(value) => Ok(Some(value)),
             // The scan before it was let in: this call alone is refused.
             Err(error) if error.is_not_ready() && !error.lacks_right() => Err(error),
+            Err(error) if error.lacks_key() => Err(error),
             Err(error) => {
                 self.unverified.push(Unverified { what: what.to_owned(), why: chain(&error) });
                 tracing::debug!(what, category = %error.category(), "not verified");

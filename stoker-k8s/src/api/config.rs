@@ -12,6 +12,8 @@ use super::scalar::Period;
 use super::stoker::MaxDeletes;
 use super::strict::{UnknownField, unknown_fields};
 
+mod check;
+
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -122,7 +124,7 @@ pub struct ConfigGit {
     /// Allow `http://`.
     #[serde(default)]
     pub allow_insecure: bool,
-    /// Time between two look-ups with `--watch` (default 60s).
+    /// Time between two look-ups with `--watch`, 5s to 24h (default 60s).
     #[serde(default)]
     pub interval: Option<Period>,
 }
@@ -194,46 +196,12 @@ impl AgentConfig {
         }
         // Parsed once more from the text, because only this way errors carry line and column.
         let config: Self = serde_saphyr::from_str(yaml).map_err(|e| syntax(&e))?;
-        config.check(file)?;
+        check::check(&config).map_err(|(field, problem)| ConfigError::Value {
+            file: file.to_owned(),
+            field,
+            problem,
+        })?;
         Ok(config)
-    }
-
-    fn check(&self, file: &str) -> Result<(), ConfigError> {
-        let fail = |field, problem: String| Err(ConfigError::Value { file: file.to_owned(), field, problem });
-        if self.gateway_name.is_empty() {
-            return fail("gatewayName", "empty; write a name like line-1".to_owned());
-        }
-        let git = &self.git;
-        if git.repo.starts_with("http://") && !git.allow_insecure {
-            return fail(
-                "git.repo",
-                "http:// is neither secret nor authentic; write https:// or set git.allowInsecure: true"
-                    .to_owned(),
-            );
-        }
-        if let Some(auth) = &git.auth
-            && auth.ssh_key.is_some() == auth.token.is_some()
-        {
-            return fail("git.auth", "write exactly one of sshKey and token, or leave auth out".to_owned());
-        }
-        if git.r#ref.is_empty() || git.r#ref.starts_with('-') {
-            return fail(
-                "git.ref",
-                format!("{:?} is not a ref; write a branch, a tag, refs/... or a commit id", git.r#ref),
-            );
-        }
-        if self.profile.mappings.is_empty() {
-            return fail("profile.mappings", "empty; write at least one {source, destination}".to_owned());
-        }
-        if let Some(gateway) = &self.gateway
-            && !(gateway.url.starts_with("http://") || gateway.url.starts_with("https://"))
-        {
-            return fail(
-                "gateway.url",
-                format!("{:?} is not an address; write it like http://127.0.0.1:8088", gateway.url),
-            );
-        }
-        Ok(())
     }
 }
 

@@ -197,7 +197,9 @@ async fn behind(client: &GatewayClient) -> Result<Option<String>, Failure> {
             "backup: projects, core and modes are still to be taken over from the master",
         ),
         Ok(_) => Ok(None),
-        Err(error) if error.is_not_ready() && !error.lacks_right() => Err(Failure::of(&error)),
+        Err(error) if error.lacks_key() || (error.is_not_ready() && !error.lacks_right()) => {
+            Err(Failure::of(&error))
+        }
         Err(error) => Ok(Some(format!("what came from the master: {}", stoker_core::chain(&error)))),
     }
 }

@@ -5,6 +5,7 @@ mod bench;
 mod misuse;
 mod paused;
 mod sync;
+mod texts;
 mod validate;
 
 /// No test file is forgotten.

@@ -39,6 +39,10 @@ fn a_wrong_configuration_is_refused_by_name_value_and_rule() {
         ("/git/repo", json!("https://user:pass@example.com/x"), vec!["git.repo"]),
         ("/git/allowInsecure", json!(false), vec!["http"]),
         ("/gateway", json!({"url": "not a url", "apiKeyFile": "/k"}), vec!["gateway.url"]),
+        ("/git/ref", json!("main~1"), vec!["git.ref", "main~1", "'~'"]),
+        // A loop without a pause.
+        ("/git/interval", json!("0s"), vec!["git.interval", "between 5s and 24h"]),
+        ("/profile/syncPeriod", json!(1), vec!["profile.syncPeriod", "between 5 and 3600"]),
     ];
     for (pointer, value, words) in cases {
         let said = with(pointer, value.clone());
@@ -71,4 +75,42 @@ fn an_unknown_command_or_flag_ends_with_two() {
         let said = stoker(&words);
         assert_eq!((said.code, said.out.as_str()), (2, ""), "{words:?}: {}", said.err);
     }
+}
+
+#[test]
+fn a_pipe_or_a_device_is_no_configuration() {
+    for file in ["/dev/zero", "/"] {
+        let said = stoker(&["sync", "--config", file]);
+        assert!(said.code == 2 && said.err.contains(&format!("cannot read {file}: it is")), "{}", said.err);
+    }
+}
+
+#[test]
+fn sync_and_validate_refuse_the_same() {
+    let mut bench = Bench::new();
+    bench.config["git"]["ref"] = json!("ma in");
+    let file = bench.file();
+    let said = stoker(&["validate", file.to_str().unwrap()]);
+    assert_eq!(said.code, 2, "{}", said.out);
+    let sync = bench.sync(&[]);
+    let problem = "git.ref: ref \"ma in\" contains ' '";
+    assert!(
+        sync.code == 2 && sync.err.contains(problem) && said.out.contains(problem),
+        "{} {}",
+        sync.err,
+        said.out
+    );
+}
+
+#[test]
+fn a_cache_of_somebody_else_is_not_touched() {
+    let mut bench = Bench::new();
+    let folder = bench.folder.path().join("documents");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("plan.new"), "mine").unwrap();
+    bench.config["cacheDir"] = json!(folder);
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("CacheUnusable")), "{report}");
+    assert!(report["error"]["message"].as_str().unwrap().contains("plan.new"), "{report}");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
 }

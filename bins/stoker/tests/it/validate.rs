@@ -21,6 +21,27 @@ fn every_example_of_the_documentation_is_valid() {
 }
 
 #[test]
+fn both_files_of_the_page_on_running_without_kubernetes_are_valid() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/standalone.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let files: Vec<&str> =
+        page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(files.len(), 2);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let uncommented = files[1]
+        .lines()
+        .filter(|line| !line.contains("sshKey:"))
+        .map(|line| line.replacen("# ", "", usize::from(line.trim_start().starts_with('#'))) + "\n")
+        .collect();
+    for text in [files[0].to_owned(), files[1].to_owned(), uncommented] {
+        std::fs::write(&file, &text).unwrap();
+        let said = stoker(&["validate", file.to_str().unwrap()]);
+        assert_eq!(said.code, 0, "{text}{}{}", said.out, said.err);
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named_with_its_field() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.yaml");
@@ -51,5 +72,49 @@ fn what_is_wrong_is_named_with_its_field() {
         let all = format!("{}{}", said.out, said.err);
         assert!(said.code == 2 || said.code == 1, "{text}: {} {all}", said.code);
         assert!(all.contains(word), "{text}: no {word:?} in {all}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_the_other_files_are_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("empty.yaml"), "").unwrap();
+    std::fs::write(at("comments.yaml"), "# nothing\n---\n# more\n").unwrap();
+    std::fs::write(at("latin.yaml"), b"kind: \xe9").unwrap();
+    std::fs::write(at("large.yaml"), vec![b'#'; (8 << 20) + 1]).unwrap();
+    std::fs::write(at("other.yaml"), "kind: Pod").unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    let nothing = "no document in it; write a Stoker, SyncProfile or AgentConfig";
+    for (file, words) in [
+        (at("empty.yaml"), nothing),
+        (at("comments.yaml"), nothing),
+        (at("missing.yaml"), "No such file"),
+        (at("latin.yaml"), "not UTF-8 text (byte 6)"),
+        (at("large.yaml"), "larger than 8 MiB"),
+        (at("pipe"), "not a regular file"),
+        ("/dev/zero".to_owned(), "not a regular file"),
+        (folder.path().to_str().unwrap().to_owned(), "is a directory"),
+    ] {
+        let said = stoker(&["validate", &file, &at("other.yaml")]);
+        assert_eq!(said.code, 2, "{file}: {}{}", said.out, said.err);
+        assert!(said.out.contains(&file) && said.out.contains(words), "{file}: no {words:?} in {}", said.out);
+        assert!(said.out.contains("Pod"), "the second file is looked at: {}", said.out);
+    }
+}
+
+#[test]
+fn a_file_cannot_drive_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.yaml");
+    for text in [
+        "kind: \"\\e[2J\\e]0;pwned\\a\"",
+        "apiVersion: stoker.io/v1alpha1\nkind: Stoker\nmetadata: {name: \"a\\e[2J\"}\nspec: {\"\\e[2J\": 1}",
+        "apiVersion: stoker.io/v1alpha1\nkind: AgentConfig\n\"\\e[2J\": 1",
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let said = stoker(&["validate", file.to_str().unwrap()]);
+        assert_eq!(said.code, 2, "{}", said.out);
+        assert!(!said.out.chars().any(|c| c.is_control() && c != '\n'), "{:?}", said.out);
     }
 }
