@@ -10,6 +10,8 @@ fuzz_target!(|text: &str| {
         && let Some((userinfo, _)) = rest.split(['/', '?', '#']).next().unwrap_or_default().rsplit_once('@')
         && let Some((_, password)) = userinfo.split_once(':')
         && password.len() > 8
+        // One that is part of the path as well is no secret.
+        && text.matches(password).count() == 1
     {
         assert!(!shown.contains(password), "{shown}");
     }

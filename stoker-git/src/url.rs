@@ -355,7 +355,14 @@ pub fn redact(text: &str) -> String {
         Some(at) => (&text[..at], format!("{}***", &text[at..=at])),
         None => (text, String::new()),
     };
-    let start = text.find("://").map_or(0, |at| at + 3);
+    let scheme = text.find("://");
+    let start = scheme.map_or(0, |at| at + 3);
+    let is_scheme = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    if scheme.is_some_and(|at| !is_scheme(&text[..at])) {
+        // No URL at all: whatever stands before the last host may be a login.
+        let shown = text.rfind('@').map_or_else(|| text.to_owned(), |at| format!("***{}", &text[at..]));
+        return crate::text::printable(&format!("{shown}{tail}"), 300);
+    }
     let end = text[start..].find('/').map_or(text.len(), |at| start + at);
     let shown = match text[start..end].rfind('@') {
         // The user of `git@host:path` is no secret; anything with a colon might be.
