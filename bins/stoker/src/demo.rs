@@ -19,7 +19,7 @@ use stoker_k8s::api::AgentConfig;
 use stoker_k8s::gateway_sync::{Outcome, SyncReport};
 
 use crate::cli;
-use crate::sync::Standalone;
+use crate::sync::{CONFIRM_PATIENCE, Standalone};
 use repository::{BROKEN_VIEW, Repository, VIEW, VIEW_CHANGED, VIEW_PATH};
 
 const KEY: &str = "demo:5uper-secret-demo-key";
@@ -172,7 +172,7 @@ async fn line(root: &Path, number: u16, url: &str) -> Result<Line> {
         "cacheDir": folder.join("cache"),
     });
     let config = AgentConfig::parse("the demo's configuration", &config.to_string())?;
-    Ok(Line { agent: Standalone::of(config)?, name, data, gateway })
+    Ok(Line { agent: Standalone::of(config, CONFIRM_PATIENCE)?, name, data, gateway })
 }
 
 async fn sync_all(lines: &[Line], pushed: Instant, expected: Outcome) -> Result<()> {

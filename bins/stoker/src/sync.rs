@@ -1,6 +1,6 @@
 //! `stoker sync`: the engine without Kubernetes, once or for ever.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,14 +21,15 @@ mod text;
 
 /// Between two questions to a gateway that has not confirmed yet.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(500);
+/// The longest time that one request to the gateway may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// A gateway that takes longer is spoken of.
 const QUIET: Duration = Duration::from_secs(2);
 /// How long the demo waits for a gateway's confirmation; `--confirm-timeout` says otherwise.
-const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
-    let mut one = Standalone::read(&args.config)?;
-    one.confirm_patience = Duration::from_secs(args.confirm_timeout);
+    let one = Standalone::read(&args.config, Duration::from_secs(args.confirm_timeout))?;
     if !args.watch {
         let report = one.sync(args.dry_run, true).await;
         show(&one, &report, args.output.output)?;
@@ -76,13 +77,13 @@ pub(crate) struct Standalone {
 }
 
 impl Standalone {
-    pub(crate) fn read(path: &PathBuf) -> Result<Self> {
+    pub(crate) fn read(path: &Path, confirm_patience: Duration) -> Result<Self> {
         let name = path.display().to_string();
         let text = input::file(path).map_err(Misuse)?;
-        Self::of(AgentConfig::parse(&name, &text)?)
+        Self::of(AgentConfig::parse(&name, &text)?, confirm_patience)
     }
 
-    pub(crate) fn of(config: AgentConfig) -> Result<Self> {
+    pub(crate) fn of(config: AgentConfig, confirm_patience: Duration) -> Result<Self> {
         let misuse = |what: &str, error: &dyn std::error::Error| {
             Misuse(format!("{what}: {}", stoker_core::chain(error)))
         };
@@ -106,7 +107,10 @@ impl Standalone {
             None => None,
             Some(gateway) => {
                 let url = gateway.url.parse().map_err(|e| misuse("gateway.url", &e))?;
-                let options = GatewayOptions::new(url).api_key(ApiKeySource::file(&gateway.api_key_file));
+                // What is asked before the files go live must not take longer than the confirmation may, either.
+                let limit = confirm_patience.clamp(Duration::from_secs(1), REQUEST_LIMIT);
+                let key = ApiKeySource::file(&gateway.api_key_file);
+                let options = GatewayOptions::new(url).api_key(key).request_timeout(limit);
                 Some(GatewayClient::new(options).context("cannot talk to the gateway")?)
             }
         };
@@ -122,7 +126,7 @@ impl Standalone {
             gateway: GatewaySync::new(config.data_dir.clone(), client),
             profile,
             config,
-            confirm_patience: CONFIRM_PATIENCE,
+            confirm_patience,
         })
     }
 
