@@ -6,6 +6,7 @@
 //! An absolute time says something about the machine. Where a peer does the same work it is measured in the same run,
 //! and the figure is the ratio.
 
+pub mod engine;
 pub mod figure;
 pub mod idle;
 pub mod process;

@@ -46,6 +46,23 @@ pub fn cpu(pid: u32) -> Result<Cpu> {
     cpu_of(&text, rustix::param::clock_ticks_per_second()).with_context(|| format!("{path} has another form"))
 }
 
+/// How many processes want to run at the same time, on average over a minute: above the number of cores, times say
+/// little.
+///
+/// # Errors
+///
+/// `/proc` is not mounted.
+pub fn load() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").context("reading /proc/loadavg")?;
+    text.split(' ').next().and_then(|first| first.parse().ok()).context("/proc/loadavg has another form")
+}
+
+/// The CPU time of this process so far, in milliseconds.
+pub fn own_cpu_ms() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1000.0 + time.tv_nsec as f64 / 1e6
+}
+
 /// The most memory that this process ever had, in MiB.
 ///
 /// # Errors

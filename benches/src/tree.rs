@@ -22,7 +22,7 @@ pub struct View {
 }
 
 impl View {
-    /// The view of a number; `revision` changes its content, not its size class.
+    /// The view of a number; `revision` changes its `view.json`, not the size of it.
     pub fn new(number: usize, revision: u32) -> Self {
         let mut random = Random(number as u64 ^ 0x9e37_79b9_7f4a_7c15);
         let path = format!("area-{:02}/view-{number:05}", number % 40);
@@ -31,7 +31,7 @@ impl View {
             random.next(),
             random.next(),
             random.next(),
-            u64::from(revision)
+            random.next()
         );
         let components = components(&mut random);
         let mut view = format!(

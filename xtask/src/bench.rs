@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use stoker_benches::{Report, idle};
+use stoker_benches::{Report, engine, idle};
 
 use crate::cluster::{target_folder, workspace};
 
@@ -15,6 +15,23 @@ use crate::cluster::{target_folder, workspace};
 pub(crate) enum Bench {
     /// Memory, requests and CPU time of a controller and ten gateways while nothing happens (root on Linux)
     Idle(Idle),
+    /// Time, memory and system calls of the engine on large trees, in turn with git checkout and rsync
+    Engine(Engine),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Engine {
+    /// How often each pair is run; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+
+    /// Measure 100,000 files as well
+    #[arg(long)]
+    large: bool,
+
+    /// A folder to work in; repeat for more file systems. The target folder and /dev/shm if none is named
+    #[arg(long = "in", value_name = "DIR")]
+    folders: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -44,6 +61,7 @@ impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let report = match self {
             Self::Idle(idle) => idle.run()?,
+            Self::Engine(engine) => engine.run()?,
         };
         report.print()?;
         let broken = report.broken();
@@ -75,6 +93,25 @@ impl Idle {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(idle::run(&options))
+    }
+}
+
+impl Engine {
+    fn run(self) -> Result<Report> {
+        let folder = build("release", &["stoker-benches"])?;
+        let mut folders = self.folders;
+        if folders.is_empty() {
+            let here = target_folder().join("bench");
+            std::fs::create_dir_all(&here)?;
+            folders.push(here);
+            folders.extend(Some(PathBuf::from("/dev/shm")).filter(|memory| memory.is_dir()));
+        }
+        engine::run(&engine::Options {
+            program: folder.join("stoker-engine-subject"),
+            folders,
+            rounds: self.rounds.into(),
+            large: self.large,
+        })
     }
 }
 
