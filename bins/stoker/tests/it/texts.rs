@@ -86,7 +86,9 @@ fn a_gateway_that_accepts_and_never_answers_is_given_up_in_time() {
     let scan = report["durationMs"]["scan"].as_u64().unwrap();
     assert!((2900..4500).contains(&scan), "{report}");
     let message = report["error"]["message"].as_str().unwrap();
-    assert!(message.contains(&url) && message.contains("within 3 s"), "{message}");
+    // The last request and the whole confirmation have the same limit; either may be the one that is told.
+    let limits = ["within 3 s", "within 3000 ms"];
+    assert!(message.contains(&url) && limits.iter().any(|limit| message.contains(limit)), "{message}");
     let told = format!("waiting for the gateway at {url} to confirm, for up to 3 s");
     assert_eq!(said.err.matches(&told).count(), 1, "{}", said.err);
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
