@@ -29,6 +29,7 @@ fn every_form_is_read() {
         ("git@Github.com:org/repo.git", "git@github.com:org/repo.git", "github.com", 22, "org/repo.git"),
         ("h:repo", "h:repo", "h", 22, "repo"),
         ("git@h:/srv/repo", "ssh://git@h/srv/repo", "h", 22, "/srv/repo"),
+        ("git@h:a]:b", "git@h:a]:b", "h", 22, "a]:b"),
         ("git@[::1]:repo", "git@[::1]:repo", "::1", 22, "repo"),
         ("https://0x7f.1/a", "https://127.0.0.1/a", "127.0.0.1", 443, "/a"),
     ] {
