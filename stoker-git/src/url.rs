@@ -404,6 +404,10 @@ fn checked_host(host: &str) -> Result<String, UrlError> {
     // The rules of the web for names (IDNA) and for odd spellings of addresses (`0x7f.1`): every later check of the
     // host sees what the resolver will see.
     let host = url::Host::parse(bare).map_err(|_| bad())?.to_string().to_ascii_lowercase();
+    // Other characters, such as the full-width one, become a dash by these rules.
+    if host.starts_with('-') {
+        return Err(UrlError::Dash { part: "host", value: host });
+    }
     if !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
         return Err(bad());
     }

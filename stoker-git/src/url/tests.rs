@@ -62,6 +62,8 @@ fn what_is_refused_says_what_to_write() {
         ("h:a#x", "query"),
         ("--upload-pack=id", "starts with \"-\""),
         ("ssh://-oProxyCommand=id/a", "starts with \"-\""),
+        // Found by fuzzing: a full-width dash.
+        ("ssh://\u{ff0d}oProxyCommand/a", "starts with \"-\""),
         ("-oProxyCommand=id@h:a", "starts with \"-\""),
         ("h:/-x", "starts with \"-\""),
         ("git@h:-x", "starts with \"-\""),
