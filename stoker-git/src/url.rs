@@ -196,7 +196,14 @@ impl RemoteUrl {
     fn parse_scp(text: &str) -> Result<Self, UrlError> {
         let malformed = || UrlError::Malformed(redact(text));
         // The colon that ends the host comes before any slash, and outside of an address in brackets.
-        let from = if text.contains(":[") { return Err(malformed()) } else { text.find(']').unwrap_or(0) };
+        if text.contains(":[") {
+            return Err(malformed());
+        }
+        let first = &text[..text.find(':').unwrap_or(text.len())];
+        let start = first.rfind('@').map_or(0, |at| at + 1);
+        // A bracket further on is the path's.
+        let bracket = text[start..].starts_with('[');
+        let from = if bracket { start + text[start..].find(']').ok_or_else(malformed)? } else { 0 };
         let colon = from + text[from..].find(':').ok_or_else(malformed)?;
         let (authority, path) = (&text[..colon], &text[colon + 1..]);
         if path.contains(['?', '#']) {
@@ -405,6 +412,10 @@ fn checked_host(host: &str) -> Result<String, UrlError> {
     // The rules of the web for names (IDNA) and for odd spellings of addresses (`0x7f.1`): every later check of the
     // host sees what the resolver will see.
     let host = url::Host::parse(bare).map_err(|_| bad())?.to_string().to_ascii_lowercase();
+    // Other characters, such as the full-width one, become a dash by these rules.
+    if host.starts_with('-') {
+        return Err(UrlError::Dash { part: "host", value: host });
+    }
     if !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
         return Err(bad());
     }

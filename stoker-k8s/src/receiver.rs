@@ -44,7 +44,7 @@ use std::time::Duration;
 
 pub use answer::Answer;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -139,7 +139,9 @@ async fn receive(
 ) -> Response {
     let arrived = Instant::now();
     let origin = Origin::of(&headers);
-    let answer = state.0.handle(&namespace, &name, &headers, &origin, body).await;
+    let mut body = body.into_data_stream();
+    let answer = state.0.handle(&namespace, &name, &headers, &origin, &mut body).await;
+    state.0.buffer.discard(&headers, &mut body, arrived).await;
     if answer.status() == StatusCode::UNAUTHORIZED {
         sleep_until(arrived + state.0.refusal_delay).await;
     }
@@ -157,7 +159,7 @@ impl Inner {
         name: &str,
         headers: &HeaderMap,
         origin: &Origin,
-        body: Body,
+        body: &mut BodyDataStream,
     ) -> Answer {
         if !self.roster.is_complete() {
             return Answer::unavailable("starting, the resources are not known yet");

@@ -57,7 +57,9 @@ impl Calls {
         // `<pid> name(arguments) = result`
         let Some((_, rest)) = line.split_once(' ') else { return };
         let Some((name, arguments)) = rest.trim_start().split_once('(') else { return };
-        if rest.contains(" = -1 ") || !arguments.contains(data) {
+        // Every descriptor is followed by its path: `5</data/a>`.
+        let inside = arguments.contains(&format!("<{data}/")) || arguments.contains(&format!("<{data}>"));
+        if rest.contains(" = -1 ") || !inside {
             return;
         }
         if name.starts_with("open") {

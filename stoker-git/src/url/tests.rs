@@ -29,6 +29,7 @@ fn every_form_is_read() {
         ("git@Github.com:org/repo.git", "git@github.com:org/repo.git", "github.com", 22, "org/repo.git"),
         ("h:repo", "h:repo", "h", 22, "repo"),
         ("git@h:/srv/repo", "ssh://git@h/srv/repo", "h", 22, "/srv/repo"),
+        ("git@h:a]:b", "git@h:a]:b", "h", 22, "a]:b"),
         ("git@[::1]:repo", "git@[::1]:repo", "::1", 22, "repo"),
         ("https://0x7f.1/a", "https://127.0.0.1/a", "127.0.0.1", 443, "/a"),
     ] {
@@ -62,6 +63,8 @@ fn what_is_refused_says_what_to_write() {
         ("h:a#x", "query"),
         ("--upload-pack=id", "starts with \"-\""),
         ("ssh://-oProxyCommand=id/a", "starts with \"-\""),
+        // Found by fuzzing: a full-width dash.
+        ("ssh://\u{ff0d}oProxyCommand/a", "starts with \"-\""),
         ("-oProxyCommand=id@h:a", "starts with \"-\""),
         ("h:/-x", "starts with \"-\""),
         ("git@h:-x", "starts with \"-\""),

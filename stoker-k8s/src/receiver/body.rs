@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::body::BodyDataStream;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::{HeaderMap, StatusCode};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::parse::Format;
 use super::{Answer, Settings};
@@ -45,7 +45,11 @@ impl Buffer {
     }
 
     /// Reads a body to its end. One that is too large is refused, never cut.
-    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Received, Answer> {
+    pub(super) async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: &mut BodyDataStream,
+    ) -> Result<Received, Answer> {
         let announced =
             headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
         if announced.is_some_and(|bytes| bytes > self.max_body_bytes as u64) {
@@ -56,11 +60,29 @@ impl Buffer {
         })
     }
 
-    async fn collect(&self, body: Body) -> Result<Received, Answer> {
-        let mut stream = body.into_data_stream();
+    /// Takes what is left of a refused body, keeping nothing, as long and as large as a taken one may be.
+    ///
+    /// A connection that is closed on a sender that still writes is reset, and the sender may not see the answer.
+    pub(super) async fn discard(&self, headers: &HeaderMap, body: &mut BodyDataStream, arrived: Instant) {
+        // One that waits to be told to go on sees the answer first.
+        if headers.contains_key(EXPECT) {
+            return;
+        }
+        let rest = async {
+            let mut taken = 0;
+            while taken <= self.max_body_bytes
+                && let Some(Ok(chunk)) = body.next().await
+            {
+                taken += chunk.len();
+            }
+        };
+        let _ = timeout_at(arrived + self.read_timeout, rest).await;
+    }
+
+    async fn collect(&self, body: &mut BodyDataStream) -> Result<Received, Answer> {
         let mut received = Received { bytes: Vec::new(), _share: None };
         let mut shared = 0;
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = body.next().await {
             let Ok(chunk) = chunk else {
                 let reason = "the body ended before its end".to_owned();
                 return Err(Answer::invalid(StatusCode::BAD_REQUEST, reason));
@@ -113,7 +135,7 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Answer> {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Bytes;
+    use axum::body::{Body, Bytes};
 
     use super::*;
 
@@ -121,33 +143,34 @@ mod tests {
         Buffer::new(&Settings { max_body_bytes, max_buffered_bytes, ..Settings::default() })
     }
 
-    fn chunks(count: usize, length: usize) -> Body {
+    fn chunks(count: usize, length: usize) -> BodyDataStream {
         let chunk = Bytes::from(vec![b'x'; length]);
-        Body::from_stream(futures::stream::iter(vec![chunk; count]).map(Ok::<_, std::io::Error>))
+        let chunks = futures::stream::iter(vec![chunk; count]).map(Ok::<_, std::io::Error>);
+        Body::from_stream(chunks).into_data_stream()
     }
 
     #[tokio::test]
     async fn a_body_is_whole_or_refused() {
         let (buffer, none) = (buffer(100_000, 1 << 20), HeaderMap::new());
-        let whole = buffer.read(&none, chunks(10, 10_000)).await.unwrap();
+        let whole = buffer.read(&none, &mut chunks(10, 10_000)).await.unwrap();
         assert_eq!(whole.bytes().len(), 100_000);
         assert!(whole.bytes.capacity() <= 100_000 + CHUNK, "{}", whole.bytes.capacity());
-        let refused = buffer.read(&none, chunks(10, 10_001)).await.unwrap_err();
+        let refused = buffer.read(&none, &mut chunks(10, 10_001)).await.unwrap_err();
         assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
         let announced = [(CONTENT_LENGTH, "100001".parse().unwrap())].into_iter().collect();
-        let refused = buffer.read(&announced, Body::empty()).await.unwrap_err();
+        let refused = buffer.read(&announced, &mut chunks(0, 0)).await.unwrap_err();
         assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     #[tokio::test]
     async fn all_bodies_together_stay_within_the_memory() {
         let (buffer, none) = (buffer(1 << 20, 2 << 20), HeaderMap::new());
-        let first = buffer.read(&none, chunks(16, 65_536)).await.unwrap();
-        let second = buffer.read(&none, chunks(16, 65_536)).await.unwrap();
-        let third = buffer.read(&none, chunks(1, 10)).await.unwrap_err();
+        let first = buffer.read(&none, &mut chunks(16, 65_536)).await.unwrap();
+        let second = buffer.read(&none, &mut chunks(16, 65_536)).await.unwrap();
+        let third = buffer.read(&none, &mut chunks(1, 10)).await.unwrap_err();
         assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE);
         drop((first, second));
-        assert!(buffer.read(&none, chunks(1, 10)).await.is_ok());
+        assert!(buffer.read(&none, &mut chunks(1, 10)).await.is_ok());
         assert_eq!(buffer.free.available_permits(), (2 << 20) / CHUNK);
     }
 
@@ -155,9 +178,25 @@ mod tests {
     async fn a_body_that_never_ends_ends() {
         let mut buffer = buffer(1000, 1000);
         buffer.read_timeout = std::time::Duration::from_millis(20);
-        let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
-        let refused = buffer.read(&HeaderMap::new(), endless).await.unwrap_err();
+        let pending = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let mut endless = pending.into_data_stream();
+        let refused = buffer.read(&HeaderMap::new(), &mut endless).await.unwrap_err();
         assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
+        buffer.discard(&HeaderMap::new(), &mut endless, Instant::now()).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_refused_body_is_taken_within_the_same_bounds() {
+        let (buffer, none) = (buffer(100_000, 1 << 20), HeaderMap::new());
+        for (count, left) in [(20, 0), (40, 18)] {
+            let mut body = chunks(count, 10_000);
+            buffer.read(&none, &mut body).await.unwrap_err();
+            buffer.discard(&none, &mut body, Instant::now()).await;
+            assert_eq!(body.count().await, left);
+        }
+        let (mut body, waits) = (chunks(3, 1), [(EXPECT, "100-continue".parse().unwrap())]);
+        buffer.discard(&waits.into_iter().collect(), &mut body, Instant::now()).await;
+        assert_eq!(body.count().await, 3);
     }
 
     #[test]
