@@ -242,14 +242,18 @@ impl RemoteUrl {
         if !authority.is_empty() && !authority.eq_ignore_ascii_case("localhost") {
             return Err(UrlError::Malformed(redact(text)));
         }
-        let path = path.trim_end_matches('/');
-        if path.is_empty() {
+        let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        if parts.is_empty() {
             return Err(UrlError::NoPath { url: redact(text) });
         }
-        if path.split('/').any(|part| part == "..") {
+        if parts.contains(&"..") {
             return Err(UrlError::Malformed(redact(text)));
         }
-        Ok(Self { protocol: Protocol::File, user: None, host: None, port: None, path: path.to_owned() })
+        let path = format!("/{}", parts.join("/"));
+        if parts[0].starts_with('-') {
+            return Err(UrlError::Dash { part: "path", value: path });
+        }
+        Ok(Self { protocol: Protocol::File, user: None, host: None, port: None, path })
     }
 
     /// How the repository is reached.

@@ -40,7 +40,7 @@ fn every_form_is_read() {
     }
     let file = parse("file:///srv/mirror.git/");
     assert_eq!((file.to_string().as_str(), file.host(), file.port()), ("file:///srv/mirror.git", None, None));
-    assert_eq!(parse("file://localhost/srv/a"), parse("file:///srv/a"));
+    assert_eq!(parse("file://localhost//srv/./a"), parse("file:///srv/a"));
 }
 
 #[test]
@@ -75,6 +75,7 @@ fn what_is_refused_says_what_to_write() {
         ("file:///", "names no repository"),
         ("file://server/share", "not a repository URL"),
         ("file:///a/../../etc", "not a repository URL"),
+        ("file:////-/a", "starts with \"-\""),
         ("https://h:0/a", "host"),
         ("https://h:99999/a", "host"),
         ("https://h%00/a", "host"),
