@@ -40,7 +40,7 @@ pub(crate) fn list(args: &cli::History) -> Result<u8> {
 pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
     let engine = Engine::open(&args.data_dir)?;
     // A session would make it, in whatever directory was named by mistake.
-    if !args.data_dir.join(".stoker").is_dir() {
+    if !args.data_dir.join(stoker_core::STATE_DIRECTORY).is_dir() {
         let text = format!(
             "{} has no .stoker: no sync has written there; write the data directory of a gateway that Stoker keeps",
             args.data_dir.display()

@@ -115,7 +115,10 @@ impl Standalone {
             }
         };
         // Beside the engine's state, which no sync touches.
-        let cache = config.cache_dir.clone().unwrap_or_else(|| config.data_dir.join(".stoker").join("git"));
+        let cache = config
+            .cache_dir
+            .clone()
+            .unwrap_or_else(|| config.data_dir.join(stoker_core::STATE_DIRECTORY).join("git"));
         Ok(Self {
             git: Git::new(ChildCommand::current_exe()),
             remote: Remote { url, credentials: Arc::new(files) },
@@ -209,7 +212,7 @@ impl Standalone {
         match standing.unverified {
             _ if !standing.pending => return,
             Some(note) if asked && report.outcome == Outcome::InSync => {
-                return report.warnings.push(format!("unverified: {note}"));
+                return unverified(report, note);
             }
             _ => {}
         }
@@ -223,9 +226,8 @@ impl Standalone {
                 report.warnings.extend(Some(note).filter(|n| !n.is_empty()));
             }
             Confirmation::Unverified { scans, note } => {
-                report.outcome = Outcome::Applied;
                 report.scans = scans;
-                report.warnings.push(format!("unverified: {note}"));
+                unverified(report, note);
             }
             Confirmation::Rejected { scans, failure } => {
                 report.outcome = Outcome::Unconfirmed;
@@ -238,6 +240,12 @@ impl Standalone {
             }
         }
     }
+}
+
+/// Nothing speaks against it, but the gateway did not say that it is so either.
+fn unverified(report: &mut SyncReport, note: String) {
+    report.outcome = Outcome::Unconfirmed;
+    report.error = Some(Failure { category: "Unverified".to_owned(), message: note, path: None });
 }
 
 impl Standalone {

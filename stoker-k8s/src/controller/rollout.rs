@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::validate::{Gateway, Report, Validated};
 use crate::api::SyncStatus;
 use crate::conditions::cap;
-use crate::protocol::{Hold, Metadata, Rollout};
+use crate::protocol::{AgentStatus, Hold, Metadata, Rollout};
 
 /// Longest word on a hold.
 const MAX_MESSAGE: usize = 512;
@@ -47,19 +47,31 @@ fn waits_for(name: &str, validated: &Validated, metadata: &Metadata, commit: &st
     ))
 }
 
-/// Whether a gateway says that it is at the commit, with the profile as it stands.
-fn is_at(gateway: &Gateway, metadata: &Metadata) -> bool {
-    let Report::Heard { report, .. } = &gateway.report else { return false };
-    let Some(status) = &report.status else { return false };
+/// What of a report is not yet what is wanted now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    Commit,
+    Profile,
+}
+
+/// Whether the report of a gateway is of the very commit and profile that are wanted now.
+pub(super) fn behind(gateway: &Gateway, status: &AgentStatus, metadata: &Metadata) -> Option<Behind> {
+    if metadata.commit.is_none() || status.synced_commit != metadata.commit {
+        return Some(Behind::Commit);
+    }
     let wanted = match &gateway.annotations.sync_profile {
         Some(name) => metadata.profiles.get(name),
         None => Some(&metadata.base),
     };
-    let same_profile = match (wanted, &status.profile_revision) {
-        (Some(wanted), Some(revision)) => wanted.revision == *revision,
-        _ => true,
-    };
-    status.sync_status == SyncStatus::Synced && status.synced_commit == metadata.commit && same_profile
+    let edited = matches!((wanted, &status.profile_revision), (Some(wanted), Some(revision)) if wanted.revision != *revision);
+    edited.then_some(Behind::Profile)
+}
+
+fn is_at(gateway: &Gateway, metadata: &Metadata) -> bool {
+    let Report::Heard { report, .. } = &gateway.report else { return false };
+    report.status.as_ref().is_some_and(|status| {
+        status.sync_status == SyncStatus::Synced && behind(gateway, status, metadata).is_none()
+    })
 }
 
 #[cfg(test)]
@@ -73,7 +85,6 @@ mod tests {
     use crate::controller::dereference::World;
     use crate::controller::validate::validate;
     use crate::controller::worlds::{COMMIT, world};
-    use crate::protocol::AgentStatus;
 
     fn plant() -> World {
         let mapping = json!([{"source": "a", "destination": "projects"}]);

@@ -55,7 +55,7 @@ fn failed(out: &mut String, report: &SyncReport, scene: &Scene, error: &str) -> 
     if report.commit.is_empty() {
         writeln!(out, "failed to look up {}: {error}", report.r#ref)?;
     } else {
-        writeln!(out, "refused {} ({}): {error}", report.r#ref, short(&report.commit))?;
+        writeln!(out, "{} ({}) was not applied: {error}", report.r#ref, short(&report.commit))?;
     }
     match &scene.live {
         Some(live) => writeln!(out, "{} stays live", short(live)),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use stoker_ignition::fake::{Failure, FailureKind};
 use stoker_testkit::gitserver::HttpOptions;
 use stoker_testkit::{require, wait};
 
@@ -68,6 +69,21 @@ fn a_gateway_that_does_not_answer_gets_its_files_and_the_exit_code_says_unconfir
     assert_eq!((code, report["outcome"].as_str()), (4, Some("unconfirmed")), "{report}");
     assert!(bench.data().join(VIEW).exists());
     assert!(report["error"]["message"].as_str().unwrap().contains("127.0.0.1:9"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_scans_but_does_not_say_what_it_loaded_has_not_confirmed() {
+    let (bench, gateway) = Bench::with_gateway().await;
+    for path in ["/data/api/v1/projects", "/data/api/v1/logs", "/data/api/v1/resources"] {
+        gateway.fail(Failure { path: path.into(), how: FailureKind::Status(403), times: None });
+    }
+    for _ in 0..2 {
+        let (code, report) = bench.report(&[]);
+        assert_eq!((code, report["outcome"].as_str()), (4, Some("unconfirmed")), "{report}");
+        assert_eq!(report["error"]["category"], "Unverified", "{report}");
+        assert!(report["error"]["message"].as_str().unwrap().contains("403"), "{report}");
+    }
+    gateway.stop().await;
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn directories(data: &Path, cache: Option<&Path>) -> Result<(), Wrong> {
     let Ok(inner) = plain.strip_prefix(&data) else { return Ok(()) };
     let mut parts = inner.components().map(Component::as_os_str);
     // Anything else in there belongs to the gateway, or to the engine's own state.
-    if parts.next() == Some(OsStr::new(".stoker")) && parts.next().is_some() {
+    if parts.next() == Some(OsStr::new(stoker_core::STATE_DIRECTORY)) && parts.next().is_some() {
         return Ok(());
     }
     let problem = format!(

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use super::Findings;
 use crate::api::{FilesChanged, GatewayEntry, HistoryEntry, MAX_HISTORY, Period, StokerStatus, SyncStatus};
 use crate::conditions::{cap, whole_second};
+use crate::controller::rollout::{Behind, behind};
 use crate::controller::validate::{Gateway, Report};
 use crate::protocol::{AgentStatus, Metadata};
 
@@ -162,20 +163,11 @@ fn judge(entry: &mut GatewayEntry, gateway: &Gateway, status: &AgentStatus, meta
     if entry.sync_status != SyncStatus::Synced {
         return;
     }
-    let Some(metadata) = metadata else { return };
-    if metadata.commit.is_none() || status.synced_commit != metadata.commit {
-        entry.sync_status = SyncStatus::Syncing;
-        entry.message = "the agent has not yet reported the wanted commit".to_owned();
-        return;
-    }
-    let wanted = match &gateway.annotations.sync_profile {
-        Some(name) => metadata.profiles.get(name),
-        None => Some(&metadata.base),
+    let missing = match metadata.and_then(|metadata| behind(gateway, status, metadata)) {
+        None => return,
+        Some(Behind::Commit) => "wanted commit",
+        Some(Behind::Profile) => "edited profile",
     };
-    if let (Some(wanted), Some(revision)) = (wanted, &status.profile_revision)
-        && wanted.revision != *revision
-    {
-        entry.sync_status = SyncStatus::Syncing;
-        entry.message = "the agent has not yet reported the edited profile".to_owned();
-    }
+    entry.sync_status = SyncStatus::Syncing;
+    entry.message = format!("the agent has not yet reported the {missing}");
 }
