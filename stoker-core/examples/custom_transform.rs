@@ -4,8 +4,7 @@
 use std::io::{Cursor, Read};
 
 use stoker_core::{
-    ContentId, DirectorySource, Engine, Entry, Mapping, NamedEntry, NoObserver, PlanOptions, RelPath, Source,
-    SourceError, SyncSpec,
+    ContentId, DirectorySource, Engine, Entry, Mapping, NamedEntry, RelPath, Source, SourceError, SyncSpec,
 };
 
 struct WithoutComments<S>(S);
@@ -59,14 +58,8 @@ impl<S: Source> Source for WithoutComments<S> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [from, to] = arguments.as_slice() else { return Err("usage: custom_transform FROM TO".into()) };
-    let everything = Mapping { source: ".".into(), destination: ".".into(), ..Mapping::default() };
-    let spec = SyncSpec { mappings: vec![everything], ..SyncSpec::default() };
-    let source = WithoutComments(DirectorySource::open(from)?);
-    let engine = Engine::open(to)?;
-    let session = engine.begin(true)?;
-    let plan =
-        session.plan(&source, "now", &spec, &PlanOptions { check_drift: true, ..Default::default() })?;
-    print!("{plan}");
-    session.apply(plan, &source, &spec, &mut NoObserver)?;
+    let spec = SyncSpec::new().map(Mapping::new(".", "."));
+    let applied = Engine::open(to)?.sync(&WithoutComments(DirectorySource::open(from)?), "now", &spec)?;
+    println!("{} files changed", applied.changed.len());
     Ok(())
 }

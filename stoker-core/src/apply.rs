@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::io::Errno;
 
 use crate::fault::{Category, Fault, Retry};
-use crate::history::{self, Held, Retention};
+use crate::history::{self, Cause, Held, Retention};
 use crate::journal::{Journal, Step, Workshop};
 use crate::path::{RelPath, RelPathBuf};
 use crate::plan::{Counts, Plan};
 use crate::root::Root;
 use crate::source::{Source, SourceError};
 use crate::spec::SyncSpec;
-use crate::state::{Manifest, StateDir, seal};
+use crate::state::{Head, Manifest, StateDir, seal};
 use crate::transform::ContentError;
 
 mod order;
@@ -322,7 +322,11 @@ impl Transaction<'_> {
             plan.head.transaction = transaction;
             applied.transaction = Some(transaction);
         }
-        let journal = Journal { transaction, previous: plan.previous.take(), head: plan.head, steps };
+        let previous = plan.previous.take();
+        let stands =
+            |before: &Head| (&before.revision, &before.spec) == (&plan.head.revision, &plan.head.spec);
+        let cause = if previous.as_ref().is_some_and(stands) { Cause::Drift } else { Cause::Sync };
+        let journal = Journal { transaction, previous, head: plan.head, cause, steps };
         let manifest = std::mem::take(&mut plan.manifest);
         if writes {
             self.commit(&journal).map_err(|e| {

@@ -5,13 +5,13 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::apply::{Applied, ApplyError, Observer, Transaction};
+use crate::apply::{Applied, ApplyError, NoObserver, Observer, Transaction};
 use crate::compare::{self, ExactBytes, Inputs, LiveRules, PlanOptions};
 use crate::fault::{Category, Fault, Retry};
-use crate::history::{self, Past, Retention, RollbackError};
+use crate::history::{self, HistoryError, Past, PastChange, PastContent, Retention, RollbackError};
 use crate::journal::Abilities;
 use crate::lock::StateLock;
-use crate::path::RelPathBuf;
+use crate::path::{RelPath, RelPathBuf};
 use crate::plan::{Plan, PlanError};
 use crate::root::Root;
 use crate::source::Source;
@@ -95,6 +95,39 @@ impl Fault for OpenError {
 
     fn retry(&self) -> Retry {
         Retry::Backoff
+    }
+}
+
+/// Why a sync was not done; see [`Engine::sync`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The destination cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no valid plan, or a guard stops it.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The plan was not carried out.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl Fault for SyncError {
+    fn category(&self) -> Category {
+        match self {
+            Self::Open(error) => error.category(),
+            Self::Plan(error) => error.category(),
+            Self::Apply(error) => error.category(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Open(error) => error.retry(),
+            Self::Plan(error) => error.retry(),
+            Self::Apply(error) => error.retry(),
+        }
     }
 }
 
@@ -187,6 +220,36 @@ impl Engine {
         past.map_err(|source| OpenError::State { path: self.root.path().to_owned(), source })
     }
 
+    /// What the transactions after `after`, up to and including `to`, did to each file.
+    ///
+    /// # Errors
+    /// When one of them is not kept any more, or cannot be read.
+    pub fn past_changes(&self, after: u64, to: u64) -> Result<Vec<PastChange>, HistoryError> {
+        let state =
+            StateDir::open(&self.root).map_err(|source| HistoryError::Read { transaction: to, source })?;
+        let state = state.ok_or_else(|| HistoryError::NotKept { wanted: to, kept: Vec::new() })?;
+        history::changes(&state, after, to)
+    }
+
+    /// The bytes of a past content; `None` when they are gone, more than `limit`, or not those of a regular file.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn past_content(&self, content: &PastContent, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        StateDir::open(&self.root)?
+            .map_or(Ok(None), |state| history::read(&self.root, &state, content, limit))
+    }
+
+    /// The bytes that are live at `path`; `None` when there is no regular file of at most `limit` bytes.
+    ///
+    /// Follows no symbolic link.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn live_content(&self, path: RelPath<'_>, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        self.root.bytes(path, limit)
+    }
+
     /// Makes a plan without taking the lock. Nothing is written.
     ///
     /// The contents of everything that would be written are read and checked too, so that a preview without error is
@@ -206,6 +269,18 @@ impl Engine {
         let plan = self.plan(state.as_ref(), source, revision, spec, options)?;
         plan.check_contents(source, spec)?;
         Ok(plan)
+    }
+
+    /// Brings the directory to `revision` of `source`: [`Engine::begin`], [`Session::plan`] and [`Session::apply`] in
+    /// one, with a look for what somebody else has changed.
+    ///
+    /// # Errors
+    /// When a step fails. The directory then holds what it held before, unless [`ApplyError`] says otherwise.
+    pub fn sync(&self, source: &dyn Source, revision: &str, spec: &SyncSpec) -> Result<Applied, SyncError> {
+        let session = self.begin(true)?;
+        let options = PlanOptions { check_drift: true, approved: None };
+        let plan = session.plan(source, revision, spec, &options)?;
+        Ok(session.apply(plan, source, spec, &mut NoObserver)?)
     }
 
     /// Takes the lock and completes an interrupted transaction.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use rustix::fs::AtFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::apply::ApplyError;
 use crate::fault::{Category, Fault, Retry};
@@ -14,10 +15,13 @@ use crate::plan::ActionKind;
 use crate::root::{Live, live_at};
 use crate::state::{LAST_TRANSACTION, StateDir, unseal};
 
+mod contents;
 mod kept;
 mod rollback;
 mod room;
 
+pub use contents::{PastChange, PastContent};
+pub(crate) use contents::{changes, read};
 pub(crate) use kept::write_down;
 pub(crate) use room::{Held, drop_oldest, free, held, held_of, prune, to_drop};
 
@@ -48,8 +52,34 @@ pub struct Past {
     pub to: String,
     /// When it became live, in milliseconds since 1970-01-01 UTC.
     pub at: u64,
+    /// What it was for.
+    pub cause: Cause,
     /// What happened to which file.
     pub changes: Vec<(RelPathBuf, ActionKind)>,
+}
+
+/// What a transaction was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Cause {
+    /// A new revision or another spec.
+    Sync,
+    /// Neither changed; what somebody else had changed was put back.
+    Drift,
+    /// A way back.
+    Rollback,
+}
+
+impl Cause {
+    /// The word for people: `sync`, `drift` or `rollback`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Drift => "drift",
+            Self::Rollback => "rollback",
+        }
+    }
 }
 
 /// What some transactions in a row did to each file, taken together.
@@ -57,12 +87,13 @@ pub struct Past {
 /// A file that was made and deleted again does not appear.
 ///
 /// ```
-/// use stoker_core::{ActionKind, Past, RelPathBuf, net_changes};
+/// use stoker_core::{ActionKind, Cause, Past, RelPathBuf, net_changes};
 /// let past = |transaction, kind| Past {
 ///     transaction,
 ///     from: None,
 ///     to: String::new(),
 ///     at: 0,
+///     cause: Cause::Sync,
 ///     changes: vec![(RelPathBuf::parse("a").unwrap(), kind)],
 /// };
 /// let changes = net_changes(&[past(1, ActionKind::Create), past(2, ActionKind::Update)]);
@@ -87,6 +118,45 @@ pub fn net_changes(past: &[Past]) -> Vec<(RelPathBuf, ActionKind)> {
         };
     }
     net.into_iter().map(|(path, kind)| (path.clone(), kind)).collect()
+}
+
+/// Why the history cannot be shown.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// The transaction is not kept any more, or never was.
+    #[error("transaction {wanted} is not kept; there are {}", list(.kept))]
+    NotKept {
+        /// The transaction that was asked for.
+        wanted: u64,
+        /// The transactions that are kept.
+        kept: Vec<u64>,
+    },
+    /// The history could not be read.
+    #[error("cannot read the history of transaction {transaction}")]
+    Read {
+        /// The transaction.
+        transaction: u64,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Fault for HistoryError {
+    fn category(&self) -> Category {
+        match self {
+            Self::NotKept { .. } => Category::new("HistoryNotKept"),
+            Self::Read { .. } => Category::new("HistoryUnreadable"),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::NotKept { .. } => Retry::Never,
+            Self::Read { .. } => Retry::Backoff,
+        }
+    }
 }
 
 /// Why there is no way back.
@@ -171,23 +241,27 @@ impl Fault for RollbackError {
 pub(crate) fn past(state: &StateDir) -> io::Result<Vec<Past>> {
     let mut past = Vec::new();
     for transaction in transactions(state)? {
-        let Some(journal) = journal(state, transaction)? else { continue };
-        let changes = journal.plain_steps().filter_map(|step| match step.as_ref() {
-            Step::Put { path, before: Some(_), .. } => Some((path.clone(), ActionKind::Update)),
-            Step::Put { path, before: None, .. } => Some((path.clone(), ActionKind::Create)),
-            Step::SetMode { path, .. } => Some((path.clone(), ActionKind::SetMode)),
-            Step::Delete { path, .. } => Some((path.clone(), ActionKind::Delete)),
-            _ => None,
-        });
-        past.push(Past {
-            transaction,
-            from: journal.previous.as_ref().map(|h| h.revision.clone()),
-            to: journal.head.revision.clone(),
-            at: journal.head.at,
-            changes: changes.collect(),
-        });
+        past.extend(journal(state, transaction)?.as_ref().map(past_of));
     }
     Ok(past)
+}
+
+fn past_of(journal: &Journal) -> Past {
+    let changes = journal.plain_steps().filter_map(|step| match step.as_ref() {
+        Step::Put { path, before: Some(_), .. } => Some((path.clone(), ActionKind::Update)),
+        Step::Put { path, before: None, .. } => Some((path.clone(), ActionKind::Create)),
+        Step::SetMode { path, .. } => Some((path.clone(), ActionKind::SetMode)),
+        Step::Delete { path, .. } => Some((path.clone(), ActionKind::Delete)),
+        _ => None,
+    });
+    Past {
+        transaction: journal.transaction,
+        from: journal.previous.as_ref().map(|h| h.revision.clone()),
+        to: journal.head.revision.clone(),
+        at: journal.head.at,
+        cause: journal.cause,
+        changes: changes.collect(),
+    }
 }
 
 /// The transactions that keep something, oldest first.

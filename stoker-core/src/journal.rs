@@ -22,6 +22,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::AtFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::history::Cause;
 use crate::path::RelPathBuf;
 use crate::root::{Live, StatId, live_at, open_file};
 use crate::state::{Digest, Head, ManifestEntry};
@@ -41,6 +42,7 @@ pub(crate) struct Journal {
     pub(crate) previous: Option<Head>,
     /// What is live after.
     pub(crate) head: Head,
+    pub(crate) cause: Cause,
     pub(crate) steps: Vec<Step>,
 }
 

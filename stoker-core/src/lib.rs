@@ -42,25 +42,20 @@
 //! # Example
 //!
 //! ```
-//! use stoker_core::{DirectorySource, Engine, Mapping, NoObserver, PlanOptions, SyncSpec};
+//! use stoker_core::{DirectorySource, Engine, Mapping, SyncSpec};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let (from, to) = (tempfile::tempdir()?, tempfile::tempdir()?);
 //! # std::fs::create_dir_all(from.path().join("site"))?;
 //! std::fs::write(from.path().join("site/index.html"), "hello")?;
-//! let spec = SyncSpec {
-//!     mappings: vec![Mapping { source: "site".into(), destination: ".".into(), ..Mapping::default() }],
-//!     ..SyncSpec::default()
-//! };
-//! let source = DirectorySource::open(from.path())?;
-//! let engine = Engine::open(to.path())?;
-//! let session = engine.begin(true)?;
-//! let plan = session.plan(&source, "first", &spec, &PlanOptions::default())?;
-//! let applied = session.apply(plan, &source, &spec, &mut NoObserver)?;
+//! let spec = SyncSpec::new().map(Mapping::new("site", ".").required()).exclude("logs/");
+//! let applied = Engine::open(to.path())?.sync(&DirectorySource::open(from.path())?, "first", &spec)?;
 //! assert_eq!(applied.counts.added, 1);
 //! assert_eq!(std::fs::read_to_string(to.path().join("index.html"))?, "hello");
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! To look at a plan before it is carried out, or to hold it: [`Engine::begin`], [`Session::plan`], [`Session::apply`].
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -79,6 +74,7 @@ mod lock;
 pub mod path;
 pub mod pattern;
 mod plan;
+mod render;
 mod root;
 pub mod source;
 pub mod spec;
@@ -89,13 +85,16 @@ mod transform;
 pub use apply::{Applied, ApplyError, Changes, NoObserver, Observer};
 pub use compare::{ExactBytes, LiveRules, PlanOptions};
 pub use directory::DirectorySource;
-pub use engine::{Engine, OpenError, Session};
+pub use engine::{Engine, OpenError, Session, SyncError};
 pub use fault::{Category, Fault, Retry, chain};
-pub use history::{Past, Retention, RollbackError, net_changes};
+pub use history::{
+    Cause, HistoryError, Past, PastChange, PastContent, Retention, RollbackError, net_changes,
+};
 pub use journal::Abilities;
 pub use path::{PathError, RelPath, RelPathBuf};
 pub use pattern::{PatternError, PatternSet};
 pub use plan::{Action, ActionKind, Counts, Found, Plan, PlanError, Warning};
+pub use render::{Rendered, render};
 pub use source::{ContentId, Entry, EntryKind, NamedEntry, Source, SourceError};
 pub use spec::{
     FileEdit, Generated, Limits, Mapping, MappingKind, MaxDeletes, Patch, PathPolicy, Policy, Protection,

@@ -159,6 +159,14 @@ pub struct Action {
     pub(crate) found: Found,
 }
 
+impl Action {
+    /// What the comparison found at the path.
+    #[must_use]
+    pub const fn found(&self) -> Found {
+        self.found
+    }
+}
+
 /// What the comparison found in the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -304,6 +312,29 @@ impl Plan {
 }
 
 impl Plan {
+    /// The bytes that an action of this plan writes; `None` for one that writes no content.
+    ///
+    /// `source` and `spec` are those that the plan was made from.
+    ///
+    /// # Errors
+    /// When the content cannot be made.
+    pub fn written(
+        &self,
+        action: &Action,
+        source: &dyn Source,
+        spec: &SyncSpec,
+    ) -> Result<Option<Vec<u8>>, ContentError> {
+        let Some(write) = action.write.as_ref().filter(|_| action.kind.writes()) else { return Ok(None) };
+        let mut content = Vec::new();
+        let mut keep = |bytes: &[u8]| {
+            content.extend_from_slice(bytes);
+            Ok(())
+        };
+        // Memory takes whatever it is given.
+        let _ = self.content(action.path.as_path(), write, source, spec, &mut keep)?;
+        Ok(Some(content))
+    }
+
     /// Reads everything that would be written, through its transforms and checks, and throws it away.
     pub(crate) fn check_contents(&self, source: &dyn Source, spec: &SyncSpec) -> Result<(), PlanError> {
         let limit = spec.limits.max_total_bytes;

@@ -4,7 +4,7 @@
 //! are resolved from the directory's descriptor, by the kernel where it can (`openat2` with `RESOLVE_BENEATH` and
 //! `RESOLVE_NO_SYMLINKS`, Linux 5.6), else component by component with `O_NOFOLLOW`.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -97,6 +97,14 @@ impl Root {
         descend(self.fd.as_fd(), path.components())
     }
 
+    /// The bytes of the regular file at `path`, if there is one of at most `limit` bytes.
+    pub(crate) fn bytes(&self, path: RelPath<'_>, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        match (self.cursor().parent(path)?, path.file_name()) {
+            (Some(parent), Some(name)) => bytes_at(parent.as_fd(), name, limit),
+            _ => Ok(None),
+        }
+    }
+
     /// A cursor that keeps the last directory open, for visits in path order.
     pub(crate) fn cursor(&self) -> Cursor<'_> {
         Cursor { root: self, at: None }
@@ -181,6 +189,14 @@ pub(crate) fn live_file(stat: &Stat) -> LiveFile {
         gid: stat.st_gid,
         device: stat.st_dev,
     }
+}
+
+/// The bytes of a regular file of at most `limit` bytes.
+pub(crate) fn bytes_at(parent: BorrowedFd<'_>, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let Live::File(_) = live_at(parent, name)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    open_file(parent, name)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
 /// Opens a regular file for reading, never through a link.

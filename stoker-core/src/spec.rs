@@ -70,6 +70,133 @@ pub struct Mapping {
     pub patches: Vec<Patch>,
 }
 
+impl SyncSpec {
+    /// A spec without mappings, with every default.
+    ///
+    /// ```
+    /// use stoker_core::{Mapping, Prune, SyncSpec};
+    /// let spec = SyncSpec::new()
+    ///     .map(Mapping::new("site", ".").required())
+    ///     .map(Mapping::new("hosts/{{Host}}", "conf").template().files("*.conf"))
+    ///     .exclude("logs/")
+    ///     .protect("data/", "the program's own data")
+    ///     .prune(Prune::Owned);
+    /// assert_eq!(spec.mappings.len(), 2);
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a mapping; it wins over the earlier ones. Without an origin, messages call it `mapping N`.
+    #[must_use]
+    pub fn map(mut self, mut mapping: Mapping) -> Self {
+        if mapping.origin.is_empty() {
+            mapping.origin = format!("mapping {}", self.mappings.len() + 1);
+        }
+        self.mappings.push(mapping);
+        self
+    }
+
+    /// With the values that templates can name.
+    #[must_use]
+    pub fn variables(mut self, variables: Variables) -> Self {
+        self.variables = variables;
+        self
+    }
+
+    /// Adds a pattern of paths that are neither written nor deleted.
+    #[must_use]
+    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+        self.excludes.push(pattern.into());
+        self
+    }
+
+    /// Adds a pattern of paths that belong to somebody else, whatever a mapping or an exclude says.
+    #[must_use]
+    pub fn protect(mut self, pattern: impl Into<String>, reason: impl Into<String>) -> Self {
+        self.protections.push(Protection { pattern: pattern.into(), reason: reason.into() });
+        self
+    }
+
+    /// With this treatment of owned files that vanished from the source.
+    #[must_use]
+    pub const fn prune(mut self, prune: Prune) -> Self {
+        self.prune = prune;
+        self
+    }
+
+    /// With this treatment of owned files that somebody else changed.
+    #[must_use]
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// With another policy for some paths; the last pattern that matches decides.
+    #[must_use]
+    pub fn policy_for(mut self, pattern: impl Into<String>, policy: Policy) -> Self {
+        self.path_policies.push(PathPolicy { pattern: pattern.into(), policy });
+        self
+    }
+
+    /// With this most deletions that one sync performs without an approval.
+    #[must_use]
+    pub const fn max_deletes(mut self, count: u64, percent: u8) -> Self {
+        self.max_deletes = MaxDeletes { count, percent };
+        self
+    }
+}
+
+impl Mapping {
+    /// From a path in the source to a path in the destination; `.` is all of it. Both are templates.
+    #[must_use]
+    pub fn new(source: impl Into<String>, destination: impl Into<String>) -> Self {
+        Self { source: source.into(), destination: destination.into(), ..Self::default() }
+    }
+
+    /// Called so in messages.
+    #[must_use]
+    pub fn origin(mut self, origin: impl Into<String>) -> Self {
+        self.origin = origin.into();
+        self
+    }
+
+    /// A missing source is an error.
+    #[must_use]
+    pub const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    /// File contents are templates.
+    #[must_use]
+    pub const fn template(mut self) -> Self {
+        self.template = true;
+        self
+    }
+
+    /// Only files that match a pattern, relative to the destination.
+    #[must_use]
+    pub fn files(mut self, pattern: impl Into<String>) -> Self {
+        self.file_pattern = Some(pattern.into());
+        self
+    }
+
+    /// Sets one value in the JSON files that match a pattern, relative to the destination.
+    #[must_use]
+    pub fn set(
+        mut self,
+        files: impl Into<String>,
+        path: impl Into<String>,
+        value: impl Into<serde_json::Value>,
+    ) -> Self {
+        let set = BTreeMap::from([(path.into(), value.into())]);
+        self.patches.push(Patch { file: Some(files.into()), set });
+        self
+    }
+}
+
 /// What a mapping's source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -31,7 +31,7 @@ pub const STATE_DIRECTORY: &str = ".stoker";
 /// The highest number of a transaction that is believed: one above it is damage, and counting on from it would end.
 pub(crate) const LAST_TRANSACTION: u64 = 1 << 53;
 
-const MAGIC: &[u8; 8] = b"STOKER\x00\x02";
+const MAGIC: &[u8; 8] = b"STOKER\x00\x03";
 
 /// A BLAKE3 digest of written bytes.
 pub(crate) type Digest = [u8; 32];

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use stoker_core::{Engine, Mapping, NoObserver, PlanOptions, Protection, SyncSpec};
+use stoker_core::{Engine, Mapping, NoObserver, PlanOptions, SyncSpec};
 use stoker_git::{Access, Cache, ChildCommand, Git, Remote, RemoteUrl, Wanted};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -19,20 +19,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let resolved = git.resolve_blocking(&remote, &reference.parse()?)?;
     let fetched = git.fetch_blocking(&remote, &Cache::new(cache), &Wanted::from(&resolved))?;
 
-    let protect = |pattern: &str, reason: &str| Protection { pattern: pattern.into(), reason: reason.into() };
-    let spec = SyncSpec {
-        mappings: vec![Mapping {
-            source: source.into(),
-            destination: ".".into(),
-            required: true,
-            ..Mapping::default()
-        }],
-        protections: vec![
-            protect("/uploads/", "belongs to the users"),
-            protect("*.sqlite*", "the program's database"),
-        ],
-        ..SyncSpec::default()
-    };
+    let spec = SyncSpec::new()
+        .map(Mapping::new(source, ".").required())
+        .protect("/uploads/", "belongs to the users")
+        .protect("*.sqlite*", "the program's database");
     let engine = Engine::open(directory)?;
     let session = engine.begin(true)?;
     let commit = resolved.commit.to_string();

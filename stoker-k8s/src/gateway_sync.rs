@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use stoker_core::{
-    Applied, ApplyError, Changes, Engine, Fault, Observer, OpenError, Plan, PlanError, PlanOptions,
-    RelPathBuf, Source, SyncSpec,
+    Applied, ApplyError, Changes, Engine, Observer, OpenError, Plan, PlanError, PlanOptions, RelPathBuf,
+    Source, SyncError, SyncSpec,
 };
 use stoker_ignition::client::GatewayClient;
 use stoker_ignition::confirm::{BlockingLock, LockOptions, LockOutcome};
@@ -30,6 +30,7 @@ use record::Record;
 mod confirm;
 mod designers;
 mod mapped;
+mod preview;
 mod providers;
 mod record;
 mod report;
@@ -37,6 +38,7 @@ mod role;
 mod spec;
 
 pub use confirm::{Confirmation, Standing};
+pub use preview::Preview;
 pub use report::{Change, Durations, Failure, Outcome, Scan, SyncReport};
 pub use role::Role;
 pub use spec::{IgnitionRules, Surroundings, engine_spec};
@@ -75,55 +77,28 @@ impl std::fmt::Debug for Job {
     }
 }
 
-/// The engine's errors, as one.
-#[derive(Debug, thiserror::Error)]
-enum SyncError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-}
-
-impl Fault for SyncError {
-    fn category(&self) -> stoker_core::Category {
-        match self {
-            Self::Open(e) => e.category(),
-            Self::Plan(e) => e.category(),
-            Self::Apply(e) => e.category(),
-        }
-    }
-
-    fn retry(&self) -> stoker_core::Retry {
-        match self {
-            Self::Open(e) => e.retry(),
-            Self::Plan(e) => e.retry(),
-            Self::Apply(e) => e.retry(),
-        }
+/// The error for people. How to let the guard pass depends on where this runs: the caller says it.
+fn words(error: &SyncError) -> String {
+    match error {
+        SyncError::Plan(PlanError::MassDeletion { deletes, owned, guard, .. }) => format!(
+            "this commit deletes {deletes} of the {owned} files that Stoker wrote here, and at most {} files or {} \
+             percent are deleted at once",
+            guard.count, guard.percent
+        ),
+        other => stoker_core::chain(other),
     }
 }
 
-impl SyncError {
-    /// The error for people. How to let the guard pass depends on where this runs: the caller says it.
-    fn words(&self) -> String {
-        match self {
-            Self::Plan(PlanError::MassDeletion { deletes, owned, guard, .. }) => format!(
-                "this commit deletes {deletes} of the {owned} files that Stoker wrote here, and at most {} files or {} \
-                 percent are deleted at once",
-                guard.count, guard.percent
-            ),
-            other => stoker_core::chain(other),
-        }
-    }
-
-    fn path(&self) -> Option<&stoker_core::RelPathBuf> {
-        match self {
-            Self::Plan(error) => error.path(),
-            Self::Apply(ApplyError::Content(error)) => error.path(),
-            _ => None,
-        }
-    }
+/// The report of a sync that ends with an error.
+fn ended(report: SyncReport, error: &SyncError) -> SyncReport {
+    let path = match error {
+        SyncError::Plan(error) => error.path(),
+        SyncError::Apply(ApplyError::Content(error)) => error.path(),
+        _ => None,
+    };
+    let held = matches!(error, SyncError::Plan(e) if e.is_held());
+    let outcome = if held { Outcome::Held } else { Outcome::Failed };
+    report.ended(outcome, Failure { message: words(error), ..Failure::of(error) }.at(path))
 }
 
 impl GatewaySync {
@@ -165,12 +140,7 @@ impl GatewaySync {
         report.duration_ms.total = millis(began.elapsed());
         match result {
             Ok(()) => report,
-            Err(error) => {
-                let held = matches!(&error, SyncError::Plan(e) if e.is_held());
-                let outcome = if held { Outcome::Held } else { Outcome::Failed };
-                let failure = Failure { message: error.words(), ..Failure::of(&error) }.at(error.path());
-                report.ended(outcome, failure)
-            }
+            Err(error) => ended(report, &error),
         }
     }
 
@@ -282,11 +252,9 @@ impl GatewaySync {
     ) -> Result<Made, SyncError> {
         let known = Record::load(&self.data_dir).ok().and_then(|record| record.role);
         let configured = Role::configured(&self.data_dir);
-        let assumed = known.or(configured).unwrap_or(Role::Owner);
-        let surroundings =
-            |role| Surroundings { tag_trees: self.tag_trees(job), backup: role == Role::Backup };
+        let assumed = self.assumed_role();
         let mut made = |role| {
-            let spec = engine_spec(&job.profile, &job.facts, surroundings(role));
+            let spec = self.spec(job, role);
             let plan = planned(job, report, |options| plan(&spec, options));
             plan.map(|plan| Made { plan, spec, role, said: false })
         };
@@ -300,6 +268,17 @@ impl GatewaySync {
         let role = said.or(configured).or(known).unwrap_or(Role::Owner);
         let made = if role == assumed { first? } else { made(role)? };
         Ok(Made { said: said.is_some(), ..made })
+    }
+
+    /// The role that the gateway has as far as is known without asking it.
+    fn assumed_role(&self) -> Role {
+        let known = Record::load(&self.data_dir).ok().and_then(|record| record.role);
+        known.or_else(|| Role::configured(&self.data_dir)).unwrap_or(Role::Owner)
+    }
+
+    fn spec(&self, job: &Job, role: Role) -> SyncSpec {
+        let surroundings = Surroundings { tag_trees: self.tag_trees(job), backup: role == Role::Backup };
+        engine_spec(&job.profile, &job.facts, surroundings)
     }
 
     /// Patterns for the tags that this gateway makes at run time.

@@ -23,11 +23,20 @@ pub(crate) enum Command {
     /// Bring a gateway to what a ref means now, without Kubernetes
     #[command(after_help = "Example: stoker sync --config gateway.yaml --watch")]
     Sync(Sync),
+    /// Show what a sync would change in a data directory, and why
+    #[command(after_help = "Example: stoker diff --config gateway.yaml --commit feature/new-line")]
+    Diff(Diff),
+    /// Print a file as a sync would write it
+    #[command(after_help = "Example: stoker render --config gateway.yaml projects/line/project.json")]
+    Render(Render),
     /// Check Stoker, SyncProfile and AgentConfig files, offline
     #[command(after_help = "Example: stoker validate stoker.yaml profiles/*.yaml")]
     Validate(Validate),
-    /// List the transactions that a data directory keeps
-    #[command(after_help = "Example: stoker history --data-dir /usr/local/bin/ignition/data")]
+    /// List the transactions that a data directory keeps, or show what some of them changed
+    #[command(after_help = "Examples:
+  stoker history --data-dir /usr/local/bin/ignition/data          # the list
+  stoker history --data-dir /usr/local/bin/ignition/data 12       # what transaction 12 changed
+  stoker history --data-dir /usr/local/bin/ignition/data 9..12    # what changed from after 9 to after 12")]
     History(History),
     /// Go back to before a transaction
     #[command(after_help = "Example: stoker rollback --data-dir /usr/local/bin/ignition/data --to 12")]
@@ -79,6 +88,33 @@ pub(crate) struct Sync {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The agent configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The commit, branch or tag to compare with, in place of the configuration's git.ref
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) commit: Option<String>,
+    /// The files alone, without what changes in them
+    #[arg(long)]
+    pub(crate) name_only: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Render {
+    /// The agent configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The commit, branch or tag to read, in place of the configuration's git.ref
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) commit: Option<String>,
+    /// The file, relative to the data directory
+    pub(crate) path: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Validate {
     /// YAML files; "-" for standard input
     #[arg(required = true)]
@@ -90,8 +126,30 @@ pub(crate) struct History {
     /// The gateway's data directory
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    /// A transaction, or two with ".." between them
+    #[arg(value_name = "N | A..B", value_parser = transactions)]
+    pub(crate) transactions: Option<(u64, u64)>,
+    /// The files alone, without what changed in them
+    #[arg(long, requires = "transactions")]
+    pub(crate) name_only: bool,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// `12` is all after 11 up to 12; `9..12` all after 9 up to 12.
+fn transactions(text: &str) -> Result<(u64, u64), String> {
+    let number =
+        |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not the number of a transaction"));
+    match text.split_once("..") {
+        None => match number(text)? {
+            0 => Err("transactions are counted from 1".to_owned()),
+            to => Ok((to - 1, to)),
+        },
+        Some((after, to)) => match (number(after)?, number(to)?) {
+            (after, to) if after < to => Ok((after, to)),
+            (after, to) => Err(format!("{after} is not before {to}; write the older one first")),
+        },
+    }
 }
 
 #[derive(Debug, Args)]

@@ -19,7 +19,7 @@ use stoker_k8s::api::AgentConfig;
 use stoker_k8s::gateway_sync::{Outcome, SyncReport};
 
 use crate::cli;
-use crate::sync::{CONFIRM_PATIENCE, Standalone};
+use crate::standalone::{CONFIRM_PATIENCE, Standalone};
 use repository::{BROKEN_VIEW, Repository, VIEW, VIEW_CHANGED, VIEW_PATH};
 
 const KEY: &str = "demo:5uper-secret-demo-key";

@@ -3,14 +3,22 @@
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde_json::json;
-use stoker_core::{ActionKind, Engine, Past};
+use stoker_core::{ActionKind, Engine, Past, PastChange, PastContent};
 
 use crate::cli;
 use crate::cli::Format;
 use crate::output::{self, Misuse};
+use crate::show::{Difference, LIMIT, Side, Tree, difference};
 
-pub(crate) fn list(args: &cli::History) -> Result<u8> {
-    let past = Engine::open(&args.data_dir)?.history()?;
+pub(crate) fn run(args: &cli::History) -> Result<u8> {
+    let engine = Engine::open(&args.data_dir)?;
+    match args.transactions {
+        None => list(args, &engine.history()?),
+        Some((after, to)) => changes(args, &engine, after, to),
+    }
+}
+
+fn list(args: &cli::History, past: &[Past]) -> Result<u8> {
     if args.output.output == Format::Json {
         output::print_json(&json!({ "transactions": past.iter().map(as_json).collect::<Vec<_>>() }))?;
         return Ok(0);
@@ -19,13 +27,15 @@ pub(crate) fn list(args: &cli::History) -> Result<u8> {
         println!("No transaction is kept in {}.", args.data_dir.display());
         return Ok(0);
     }
-    let mut table = output::table(&["TRANSACTION", "WHEN", "FROM", "TO", "ADDED", "MODIFIED", "DELETED"]);
+    let mut table =
+        output::table(&["TRANSACTION", "WHEN", "KIND", "FROM", "TO", "ADDED", "MODIFIED", "DELETED"]);
     for past in past.iter().rev() {
         let count =
             |kinds: &[ActionKind]| past.changes.iter().filter(|(_, k)| kinds.contains(k)).count().to_string();
         table.add_row([
             past.transaction.to_string(),
             when(past.at),
+            past.cause.as_str().to_owned(),
             past.from.as_deref().map_or("-", short).to_owned(),
             short(&past.to).to_owned(),
             count(&[ActionKind::Create]),
@@ -34,6 +44,49 @@ pub(crate) fn list(args: &cli::History) -> Result<u8> {
         ]);
     }
     println!("{table}");
+    Ok(0)
+}
+
+/// What some transactions in a row changed.
+fn changes(args: &cli::History, engine: &Engine, after: u64, to: u64) -> Result<u8> {
+    let changes = engine.past_changes(after, to)?;
+    let inside = |change: &PastChange| -> Result<Option<Difference>> {
+        if args.name_only {
+            return Ok(None);
+        }
+        let side = |content: &Option<PastContent>| -> Result<Side> {
+            let bytes = content.as_ref().map_or(Ok(None), |content| engine.past_content(content, LIMIT));
+            let bytes = bytes.with_context(|| format!("cannot read what was {}", change.path))?;
+            Ok(Side::of(content.is_some(), bytes))
+        };
+        let (before, after) = (side(&change.before)?, side(&change.after)?);
+        Ok(Some(difference(change.path.as_str(), &before, &after)))
+    };
+    if args.output.output == Format::Json {
+        let changes = changes.iter().map(|change| {
+            let (path, kind) = (&change.path, change.kind);
+            Ok(json!({"path": path, "action": kind, "difference": inside(change)?}))
+        });
+        let changes = changes.collect::<Result<Vec<_>>>()?;
+        output::print_json(&json!({ "after": after, "to": to, "changes": changes }))?;
+        return Ok(0);
+    }
+    let mut tree = Tree::default();
+    for change in &changes {
+        let (mark, note) = match change.kind {
+            ActionKind::Create => ('+', ""),
+            ActionKind::Delete => ('-', ""),
+            ActionKind::SetMode => ('~', "executable bit"),
+            _ => ('~', ""),
+        };
+        tree.add(change.path.as_str(), mark, note, inside(change)?.as_ref());
+    }
+    let which = if to - after == 1 {
+        format!("transaction {to}")
+    } else {
+        format!("transactions {} to {to}", after + 1)
+    };
+    println!("{}{which}: {} changed", tree.text(), output::counted(changes.len(), "file"));
     Ok(0)
 }
 
@@ -81,6 +134,7 @@ fn as_json(past: &Past) -> serde_json::Value {
     json!({
         "transaction": past.transaction,
         "at": when(past.at),
+        "kind": past.cause,
         "from": past.from,
         "to": past.to,
         "changes": past.changes.iter().map(|(path, kind)| json!({"path": path, "action": kind})).collect::<Vec<_>>(),

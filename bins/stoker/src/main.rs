@@ -5,10 +5,13 @@
 
 mod cli;
 mod demo;
+mod diff;
 mod fake_gateway;
 mod history;
 mod input;
 mod output;
+mod show;
+mod standalone;
 mod sync;
 mod validate;
 
@@ -27,8 +30,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Demo(args) => output::runtime().and_then(|rt| rt.block_on(demo::run(args))),
         Command::Sync(args) => output::runtime().and_then(|rt| rt.block_on(sync::run(args))),
+        Command::Diff(args) => output::runtime().and_then(|rt| rt.block_on(diff::run(&args))),
+        Command::Render(args) => output::runtime().and_then(|rt| rt.block_on(diff::render(&args))),
         Command::Validate(args) => validate::run(&args),
-        Command::History(args) => history::list(&args),
+        Command::History(args) => history::run(&args),
         Command::Rollback(args) => history::rollback(&args),
         Command::FakeGateway(args) => output::runtime().and_then(|rt| rt.block_on(fake_gateway::run(args))),
         Command::Completions { shell } => {

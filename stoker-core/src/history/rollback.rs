@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::apply::{ApplyError, Ground, Transaction, now_ms, order};
-use crate::history::{Held, RollbackError, held_of, journal, kept, transactions};
+use crate::history::{Cause, Held, RollbackError, held_of, journal, kept, transactions};
 use crate::journal::{Journal, Step, digest_at};
 use crate::path::{RelPath, RelPathBuf};
 use crate::plan::Need;
@@ -108,8 +108,13 @@ impl Transaction<'_> {
             files: 0,
             at: 0,
         });
-        let journal =
-            Journal { transaction, previous, head: Head { transaction, at: now_ms(), ..before }, steps };
+        let journal = Journal {
+            transaction,
+            previous,
+            head: Head { transaction, at: now_ms(), ..before },
+            cause: Cause::Rollback,
+            steps,
+        };
         // They tell of the revision that is left.
         manifest.trees.clear();
         Ok((journal, manifest))

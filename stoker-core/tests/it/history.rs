@@ -1,6 +1,7 @@
 //! The way back.
 
-use stoker_core::{Fault, Retention};
+use proptest::prelude::*;
+use stoker_core::{Cause, Fault, PastContent, Retention};
 
 use crate::world::{Tree, World, expect};
 
@@ -49,4 +50,71 @@ fn history_is_bounded_and_says_what_is_kept() {
     assert_eq!(error.to_string(), "transaction 2 is not kept; there are 6, 7, 8");
     assert_eq!(error.category().as_str(), "HistoryNotKept");
     assert_eq!(world.files(), expect([("a", "yy")]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_changed_between_any_two_transactions_is_what_the_directory_showed(
+        steps in proptest::collection::vec((0..3_u8, proptest::collection::btree_map("[abc]|d/[xy]", "[1-3]", 0..5)), 1..7),
+    ) {
+        let world = World::new();
+        let (mut seen, mut overwritten) = (vec![world.files()], Vec::new());
+        for (number, (how, tree)) in steps.into_iter().enumerate() {
+            let tree = Tree(tree.into_iter().map(|(path, content)| (path, content.into_bytes())).collect());
+            match how {
+                // Somebody works on the gateway in between; the next sync finds it.
+                0 => {
+                    world.write("a", "theirs");
+                    overwritten.push(seen.len() - 1);
+                }
+                1 if seen.len() > 1 => drop(world.engine().begin(false).unwrap().rollback(None).unwrap()),
+                _ => drop(world.sync(&tree, &number.to_string())),
+            }
+            let newest = world.engine().history().unwrap().last().map_or(0, |past| past.transaction);
+            if newest as usize == seen.len() {
+                seen.push(world.files());
+            }
+        }
+        let engine = world.engine();
+        let content = |of: &Option<PastContent>| {
+            let bytes = of.as_ref().and_then(|content| engine.past_content(content, 1 << 20).unwrap());
+            bytes.map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        for to in 1..seen.len() {
+            for after in 0..to {
+                let shown = engine.past_changes(after as u64, to as u64).unwrap();
+                for change in &shown {
+                    let path = change.path.as_str();
+                    // Foreign work between two transactions is part of what the later one found.
+                    let (before, now) = (content(&change.before), content(&change.after));
+                    prop_assert!(before.as_ref() == seen[after].get(path) || before.as_deref() == Some("theirs"));
+                    // What somebody else has overwritten was never the engine's to keep.
+                    let lost = now.is_none() && path == "a" && overwritten.iter().any(|state| *state >= to);
+                    prop_assert!(now.as_ref() == seen[to].get(path) || lost, "{path}: {now:?}");
+                }
+                let changed = |path: &str| seen[after].get(path) != seen[to].get(path);
+                let named = |path: &str| shown.iter().any(|change| change.path.as_str() == path);
+                for path in seen[after].keys().chain(seen[to].keys()).filter(|path| changed(path)) {
+                    prop_assert!(named(path) || seen[to].get(path).is_some_and(|now| now == "theirs"), "{path}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_transaction_says_what_it_was_for() {
+    let world = World::new();
+    let tree = Tree::of([("a", "1")]);
+    world.sync(&tree, "1");
+    world.write("a", "theirs");
+    world.sync(&tree, "1");
+    world.engine().begin(false).unwrap().rollback(Some(1)).unwrap();
+    world.sync(&tree, "1");
+    let causes: Vec<Cause> = world.engine().history().unwrap().iter().map(|past| past.cause).collect();
+    assert_eq!(causes, [Cause::Sync, Cause::Drift, Cause::Rollback, Cause::Sync]);
+    let error = world.engine().past_changes(3, 9).unwrap_err();
+    assert_eq!(error.to_string(), "transaction 9 is not kept; there are 1, 2, 3, 4");
 }

@@ -1,5 +1,6 @@
 //! The three-way table, layers, excludes and protections, transforms, directory swaps.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use stoker_core::{
@@ -392,4 +393,42 @@ fn a_generated_file_completes_a_directory_unless_somebody_else_did() {
     assert!(world.plan(&tree, "1").unwrap().is_empty());
     world.sync(&Tree::of([("r/b/x", "1")]), "2");
     assert_eq!(world.files(), expect([("r/b/mode.json", "theirs"), ("r/b/x", "1")]));
+}
+
+#[test]
+fn what_is_rendered_is_what_a_sync_writes() {
+    let mut world = World::new();
+    world.spec.variables = Variables::new().text("Site", "north");
+    world.spec.mappings[0].template = true;
+    world.spec.mappings[0].patches =
+        vec![Patch { file: Some("*.json".into()), set: [("name".to_owned(), "{{Site}}".into())].into() }];
+    world.spec.generated = vec![Generated {
+        origin: "made up".into(),
+        needed_by: RelPathBuf::parse("d").unwrap(),
+        path: RelPathBuf::parse("d/mode").unwrap(),
+        content: "m".into(),
+    }];
+    world.spec.excludes = vec!["skipped".into()];
+    let tree = Tree::of([("d/a.json", "{\"name\": 1}"), ("b", "{{Site}}"), ("run.sh", ""), ("skipped", "")]);
+    let rendered = |path: &str| {
+        let path = RelPathBuf::parse(path).unwrap();
+        stoker_core::render(&tree, &world.spec, path.as_path()).unwrap()
+    };
+    let plan = world.plan(&tree, "1").unwrap();
+    let planned: BTreeMap<String, Vec<u8>> = plan
+        .actions
+        .iter()
+        .map(|action| (action.path.to_string(), plan.written(action, &tree, &world.spec).unwrap().unwrap()))
+        .collect();
+    world.sync(&tree, "1");
+    let live = world.files();
+    assert_eq!(live.len(), 4);
+    for (path, content) in &live {
+        let rendered = rendered(path).unwrap();
+        let mark = if rendered.executable { "x:" } else { "" };
+        assert_eq!(format!("{mark}{}", String::from_utf8_lossy(&rendered.content)), *content, "{path}");
+        assert_eq!(planned[path], rendered.content);
+        assert_eq!(rendered.source.is_none(), rendered.mapping == "made up");
+    }
+    assert_eq!((rendered("skipped"), rendered("nowhere")), (None, None));
 }

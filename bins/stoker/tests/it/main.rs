@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a step that fails is the failure of its test")]
 
 mod bench;
+mod look;
 mod misuse;
 mod paused;
 mod sync;
