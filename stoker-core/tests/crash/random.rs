@@ -188,6 +188,10 @@ impl World {
         if head.as_ref().is_some_and(|head| head.revision == self.revision.to_string()) {
             self.lost_nothing(&next, head.map(|h| h.transaction))?;
             self.known = next;
+        } else if next.live == self.known.live {
+            // Nothing was to be written, only to be noted: how much of the note is there shows in no file. The next
+            // sync completes it.
+            return self.sync();
         } else if files(&self.root) == next.live {
             // Live, but a power cut or death took the note of it, which the next sync writes again.
             self.known.live = next.live;
