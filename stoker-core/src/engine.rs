@@ -397,6 +397,16 @@ impl Session<'_> {
         past.into_iter().find(|p| p.transaction == journal.transaction).ok_or(RollbackError::Nothing)
     }
 
+    #[cfg(feature = "archive")]
+    pub(crate) const fn engine(&self) -> &Engine {
+        self.engine
+    }
+
+    #[cfg(feature = "archive")]
+    pub(crate) const fn root(&self) -> &Root {
+        &self.engine.root
+    }
+
     fn transaction(&self) -> Transaction<'_> {
         Transaction { root: &self.engine.root, state: &self.state, retention: self.engine.retention }
     }

@@ -56,9 +56,16 @@
 //! ```
 //!
 //! To look at a plan before it is carried out, or to hold it: [`Engine::begin`], [`Session::plan`], [`Session::apply`].
+//!
+//! # Features
+//!
+//! - `archive`, off by default: all owned files into one `tar.zst` (`Session::export`), and such a file as a source
+//!   (`ArchiveSource`). Brings in a C library, Zstandard.
 #![forbid(unsafe_code)]
 
 mod apply;
+#[cfg(feature = "archive")]
+mod archive;
 mod compare;
 mod directory;
 mod engine;
@@ -83,6 +90,8 @@ pub mod template;
 mod transform;
 
 pub use apply::{Applied, ApplyError, Changes, NoObserver, Observer};
+#[cfg(feature = "archive")]
+pub use archive::{ArchiveError, ArchiveHeader, ArchiveSource};
 pub use compare::{ExactBytes, LiveRules, PlanOptions};
 pub use directory::DirectorySource;
 pub use engine::{Engine, OpenError, Session, SyncError};

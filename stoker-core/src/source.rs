@@ -35,7 +35,7 @@ impl ContentId {
     /// The BLAKE3 digest of some bytes, as an id.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
-        Self { bytes: *blake3::hash(content).as_bytes(), length: 32 }
+        blake3::hash(content).into()
     }
 
     /// The bytes of the id.
@@ -53,6 +53,12 @@ impl ContentId {
         let bytes: Option<Vec<u8>> =
             (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect();
         Self::new(&bytes?)
+    }
+}
+
+impl From<blake3::Hash> for ContentId {
+    fn from(hash: blake3::Hash) -> Self {
+        Self { bytes: *hash.as_bytes(), length: 32 }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the engine promises, on real directories.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod archive;
 mod damage;
 mod faults;
 mod guards;
