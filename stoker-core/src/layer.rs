@@ -30,7 +30,16 @@ pub(crate) struct Layer {
     file_pattern: Option<PatternSet>,
     max_file_bytes: Option<u64>,
     template: bool,
-    patches: Vec<(PatternSet, Vec<(JsonPath, Value)>)>,
+    patches: Vec<FilePatch>,
+}
+
+/// Values for the files of a mapping that a pattern names.
+#[derive(Debug)]
+struct FilePatch {
+    /// The pattern, rendered.
+    file: String,
+    files: PatternSet,
+    edits: Vec<(JsonPath, Value)>,
 }
 
 /// One wanted file.
@@ -141,7 +150,8 @@ impl Layer {
         let patches = mapping.patches.iter().map(|patch| {
             let file = patch.file.as_deref().unwrap_or("*.json");
             let file = render(&mapping.origin, "patch file", file, variables)?;
-            Ok((PatternSet::new([file])?, edits(&mapping.origin, &patch.set, variables)?))
+            let edits = edits(&mapping.origin, &patch.set, variables)?;
+            Ok(FilePatch { files: PatternSet::new([&file])?, file, edits })
         });
         Ok(Self {
             origin: mapping.origin.clone(),
@@ -184,8 +194,7 @@ impl Layer {
     }
 
     fn transform(&self, path: RelPath<'_>) -> Transform {
-        let matching = self.patches.iter().filter(|(set, _)| self.matches(set, path));
-        let edits = matching.flat_map(|(_, edits)| edits.clone()).collect();
+        let edits = self.patches(path).flat_map(|(_, patch)| patch.edits.clone()).collect();
         Transform { template: self.template, edits }
     }
 }
@@ -193,6 +202,11 @@ impl Layer {
 pub(crate) fn edits(
     origin: &str,
     set: &BTreeMap<String, Value>,
+    /// The patches for a file, by their number.
+    fn patches(&self, path: RelPath<'_>) -> impl Iterator<Item = (usize, &FilePatch)> {
+        self.patches.iter().enumerate().filter(move |(_, patch)| self.matches(&patch.files, path))
+    }
+
     variables: &Variables,
 ) -> Result<Vec<(JsonPath, Value)>, PlanError> {
     set.iter()
@@ -250,6 +264,7 @@ pub(crate) fn list(
             .all(|there| !there.starts_with(here) && !here.starts_with(there));
         listing.layer(number as u32, layer, root.as_ref())?;
     }
+        patched: BTreeSet::new(),
     let Listing { mut state, overlaps, warnings, covered_bytes, .. } = listing;
     let origin = |number: u32| layers.get(number as usize).map_or_else(String::new, |l| l.origin.clone());
     warnings.extend(overlaps.into_iter().map(|((loses, wins), (path, files))| Warning::Overlap {
@@ -258,7 +273,11 @@ pub(crate) fn list(
         loses: origin(loses),
         wins: origin(wins),
     }));
+        listing.patched.clear();
     generate(&mut state, layers.len(), boundaries, spec);
+        if root.is_some() {
+            listing.idle_patches(layer);
+        }
     state.total_bytes = covered_bytes + state.files.values().filter_map(|f| f.size).sum::<u64>();
     twins(state.files.keys().chain(&state.covered), state.files.len())?;
     Ok(state)
@@ -269,6 +288,10 @@ fn generate(state: &mut DesiredState, layers: usize, boundaries: &Boundaries, sp
     for (number, generated) in spec.generated.iter().enumerate() {
         let (needed_by, path) = (generated.needed_by.as_path(), &generated.path);
         let needed = below(&state.files, needed_by).next().is_some()
+    files_and_directories(&state, |number| {
+        let generated = || spec.generated.get(number as usize - layers.len()).map(|g| g.origin.clone());
+        layers.get(number as usize).map(|l| l.origin.clone()).or_else(generated).unwrap_or_default()
+    })?;
             || state.covered.iter().any(|directory| directory.as_path().starts_with(needed_by));
         let brought = state.files.contains_key(path) || state.covers(path.as_path());
         if needed && !brought && boundaries.allows(path.as_path()) {
@@ -306,6 +329,8 @@ impl Listing<'_> {
             let (destination, reason) = (layer.destination.clone(), reason.to_owned());
             return Err(PlanError::ProtectedDestination { origin: origin(), destination, reason });
         }
+    /// Patches of the current layer that have found a file.
+    patched: BTreeSet<usize>,
         let Some(root) = root else {
             if layer.required {
                 return Err(PlanError::MissingSource { origin: origin(), source_path: layer.source.clone() });
@@ -364,7 +389,7 @@ impl Listing<'_> {
             && known.manifest.trees.get(to.as_str()) == Some(&id)
             && (known.as_left)(to)?
         {
-            for (_, entry) in known.manifest.below(to) {
+            for (path, entry) in known.manifest.below(to) {
                 self.state.covered_files += 1;
                 self.covered_bytes += entry.stat.size;
             }
@@ -377,6 +402,7 @@ impl Listing<'_> {
         let warnings = self.warnings.len();
         self.directory(number, layer, from, to, excluded_by)?;
         // What has to be said again next time has to be listed again.
+                self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
         if self.warnings.len() == warnings {
             self.state.trees.insert(to.to_buf(), id);
         }
@@ -459,6 +485,7 @@ impl Listing<'_> {
             Slot::Occupied(mut slot) => {
                 let pair = (slot.get().layer, number);
                 self.overlaps.entry(pair).or_insert_with(|| (slot.key().clone(), 0)).1 += 1;
+        self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
                 slot.insert(wanted);
             }
         }
@@ -475,6 +502,16 @@ impl Listing<'_> {
         }
         if transform.is_identity() {
             return Ok(0);
+    /// Says which patches of a layer have found no file.
+    fn idle_patches(&mut self, layer: &Layer) {
+        let idle = layer.patches.iter().enumerate().filter(|(number, _)| !self.patched.contains(number));
+        self.warnings.extend(idle.map(|(patch, of)| Warning::IdlePatch {
+            origin: layer.origin.clone(),
+            patch,
+            file: of.file.clone(),
+        }));
+    }
+
         }
         let key = format!("{transform:?}");
         let next = self.state.transforms.len() as u32;
@@ -496,6 +533,29 @@ fn twins<'p>(paths: impl Iterator<Item = &'p RelPathBuf>, count: usize) -> Resul
         let above = if parent == last_parent { None } else { Some(path.ancestors()) };
         last_parent = parent;
         for path in std::iter::once(path).chain(above.into_iter().flatten()) {
+/// Refuses a path that one layer makes a file and another one a directory.
+fn files_and_directories(state: &DesiredState, origin: impl Fn(u32) -> String) -> Result<(), PlanError> {
+    let mut last_parent = RelPath::ROOT;
+    for (below, desired) in &state.files {
+        let parent = below.as_path().parent().unwrap_or(RelPath::ROOT);
+        if parent == last_parent {
+            continue;
+        }
+        last_parent = parent;
+        let above = below.as_path().ancestors().find_map(|above| state.files.get_key_value(above.as_str()));
+        if let Some((path, file)) = above {
+            let (file, directory) = (origin(file.layer), origin(desired.layer));
+            return Err(PlanError::FileAndDirectory {
+                path: path.clone(),
+                file,
+                below: below.clone(),
+                directory,
+            });
+        }
+    }
+    Ok(())
+}
+
             let first = *seen.entry(fold(path.as_str())).or_insert(path);
             if first != path {
                 return Err(PlanError::Twins { first: first.to_buf(), second: path.to_buf() });
