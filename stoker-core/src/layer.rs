@@ -92,6 +92,8 @@ pub(crate) struct Boundaries {
     protections: PatternSet,
     reasons: Vec<String>,
     pub(crate) excludes: PatternSet,
+    mirror_keeps: PatternSet,
+    pub(crate) needed_while_filled: PatternSet,
 }
 
 impl Boundaries {
@@ -103,7 +105,15 @@ impl Boundaries {
             protections: PatternSet::new(patterns.chain([own.as_str()]))?,
             reasons: reasons.chain(["Stoker's own state".to_owned()]).collect(),
             excludes: PatternSet::new(&spec.excludes)?,
+            mirror_keeps: PatternSet::new(&spec.mirror_keeps)?,
+            needed_while_filled: PatternSet::new(&spec.needed_while_filled)?,
         })
+    }
+
+    /// Whether a mirror of something above leaves `path` as it is, by a pattern that matches the path itself.
+    pub(crate) fn mirror_keeps(&self, path: RelPath<'_>, is_directory: bool) -> bool {
+        let rule = self.mirror_keeps.step(None, path, is_directory);
+        self.mirror_keeps.verdict(rule).is_some()
     }
 
     /// Why `path` is protected.
@@ -189,8 +199,13 @@ impl Layer {
     }
 
     /// Whether the mapping's file pattern lets `path` pass.
-    fn selects(&self, path: RelPath<'_>) -> bool {
+    pub(crate) fn selects(&self, path: RelPath<'_>) -> bool {
         self.file_pattern.as_ref().is_none_or(|set| self.matches(set, path))
+    }
+
+    /// The patches for a file, by their number.
+    fn patches(&self, path: RelPath<'_>) -> impl Iterator<Item = (usize, &FilePatch)> {
+        self.patches.iter().enumerate().filter(move |(_, patch)| self.matches(&patch.files, path))
     }
 
     fn transform(&self, path: RelPath<'_>) -> Transform {
@@ -202,11 +217,6 @@ impl Layer {
 pub(crate) fn edits(
     origin: &str,
     set: &BTreeMap<String, Value>,
-    /// The patches for a file, by their number.
-    fn patches(&self, path: RelPath<'_>) -> impl Iterator<Item = (usize, &FilePatch)> {
-        self.patches.iter().enumerate().filter(move |(_, patch)| self.matches(&patch.files, path))
-    }
-
     variables: &Variables,
 ) -> Result<Vec<(JsonPath, Value)>, PlanError> {
     set.iter()
@@ -254,6 +264,7 @@ pub(crate) fn list(
         overlaps: BTreeMap::new(),
         known,
         alone: false,
+        patched: BTreeSet::new(),
         covered_bytes: 0,
     };
     for (number, (layer, root)) in layers.iter().zip(roots).enumerate() {
@@ -262,9 +273,12 @@ pub(crate) fn list(
         listing.alone = others
             .map(|(_, other)| other.destination.as_path())
             .all(|there| !there.starts_with(here) && !here.starts_with(there));
+        listing.patched.clear();
         listing.layer(number as u32, layer, root.as_ref())?;
+        if root.is_some() {
+            listing.idle_patches(layer);
+        }
     }
-        patched: BTreeSet::new(),
     let Listing { mut state, overlaps, warnings, covered_bytes, .. } = listing;
     let origin = |number: u32| layers.get(number as usize).map_or_else(String::new, |l| l.origin.clone());
     warnings.extend(overlaps.into_iter().map(|((loses, wins), (path, files))| Warning::Overlap {
@@ -273,11 +287,11 @@ pub(crate) fn list(
         loses: origin(loses),
         wins: origin(wins),
     }));
-        listing.patched.clear();
     generate(&mut state, layers.len(), boundaries, spec);
-        if root.is_some() {
-            listing.idle_patches(layer);
-        }
+    files_and_directories(&state, |number| {
+        let generated = || spec.generated.get(number as usize - layers.len()).map(|g| g.origin.clone());
+        layers.get(number as usize).map(|l| l.origin.clone()).or_else(generated).unwrap_or_default()
+    })?;
     state.total_bytes = covered_bytes + state.files.values().filter_map(|f| f.size).sum::<u64>();
     twins(state.files.keys().chain(&state.covered), state.files.len())?;
     Ok(state)
@@ -288,10 +302,6 @@ fn generate(state: &mut DesiredState, layers: usize, boundaries: &Boundaries, sp
     for (number, generated) in spec.generated.iter().enumerate() {
         let (needed_by, path) = (generated.needed_by.as_path(), &generated.path);
         let needed = below(&state.files, needed_by).next().is_some()
-    files_and_directories(&state, |number| {
-        let generated = || spec.generated.get(number as usize - layers.len()).map(|g| g.origin.clone());
-        layers.get(number as usize).map(|l| l.origin.clone()).or_else(generated).unwrap_or_default()
-    })?;
             || state.covered.iter().any(|directory| directory.as_path().starts_with(needed_by));
         let brought = state.files.contains_key(path) || state.covers(path.as_path());
         if needed && !brought && boundaries.allows(path.as_path()) {
@@ -319,6 +329,8 @@ struct Listing<'a> {
     known: Option<&'a Known<'a>>,
     /// Whether no other layer writes where the current one does.
     alone: bool,
+    /// Patches of the current layer that have found a file.
+    patched: BTreeSet<usize>,
     covered_bytes: u64,
 }
 
@@ -329,8 +341,6 @@ impl Listing<'_> {
             let (destination, reason) = (layer.destination.clone(), reason.to_owned());
             return Err(PlanError::ProtectedDestination { origin: origin(), destination, reason });
         }
-    /// Patches of the current layer that have found a file.
-    patched: BTreeSet<usize>,
         let Some(root) = root else {
             if layer.required {
                 return Err(PlanError::MissingSource { origin: origin(), source_path: layer.source.clone() });
@@ -392,6 +402,7 @@ impl Listing<'_> {
             for (path, entry) in known.manifest.below(to) {
                 self.state.covered_files += 1;
                 self.covered_bytes += entry.stat.size;
+                self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
             }
             let trees = below(&known.manifest.trees, to).map(|(path, id)| (path.clone(), *id));
             self.state.trees.extend(trees);
@@ -402,7 +413,6 @@ impl Listing<'_> {
         let warnings = self.warnings.len();
         self.directory(number, layer, from, to, excluded_by)?;
         // What has to be said again next time has to be listed again.
-                self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
         if self.warnings.len() == warnings {
             self.state.trees.insert(to.to_buf(), id);
         }
@@ -475,6 +485,7 @@ impl Listing<'_> {
         if let Some(size) = entry.size.filter(|&size| size > limit) {
             return Err(PlanError::FileTooLarge { origin: layer.origin.clone(), path, size, limit });
         }
+        self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
         let transform = self.transform(layer, path.as_path())?;
         let executable = entry.kind == EntryKind::Executable;
         let wanted = Desired { id, size: entry.size, executable, layer: number, transform };
@@ -485,11 +496,20 @@ impl Listing<'_> {
             Slot::Occupied(mut slot) => {
                 let pair = (slot.get().layer, number);
                 self.overlaps.entry(pair).or_insert_with(|| (slot.key().clone(), 0)).1 += 1;
-        self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
                 slot.insert(wanted);
             }
         }
         self.count()
+    }
+
+    /// Says which patches of a layer have found no file.
+    fn idle_patches(&mut self, layer: &Layer) {
+        let idle = layer.patches.iter().enumerate().filter(|(number, _)| !self.patched.contains(number));
+        self.warnings.extend(idle.map(|(patch, of)| Warning::IdlePatch {
+            origin: layer.origin.clone(),
+            patch,
+            file: of.file.clone(),
+        }));
     }
 
     fn transform(&mut self, layer: &Layer, path: RelPath<'_>) -> Result<u32, PlanError> {
@@ -502,16 +522,6 @@ impl Listing<'_> {
         }
         if transform.is_identity() {
             return Ok(0);
-    /// Says which patches of a layer have found no file.
-    fn idle_patches(&mut self, layer: &Layer) {
-        let idle = layer.patches.iter().enumerate().filter(|(number, _)| !self.patched.contains(number));
-        self.warnings.extend(idle.map(|(patch, of)| Warning::IdlePatch {
-            origin: layer.origin.clone(),
-            patch,
-            file: of.file.clone(),
-        }));
-    }
-
         }
         let key = format!("{transform:?}");
         let next = self.state.transforms.len() as u32;
@@ -523,16 +533,6 @@ impl Listing<'_> {
     }
 }
 
-/// Refuses two paths that some file system takes for one: equal but for letter case or Unicode normalisation.
-fn twins<'p>(paths: impl Iterator<Item = &'p RelPathBuf>, count: usize) -> Result<(), PlanError> {
-    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(count);
-    let mut last_parent = RelPath::ROOT;
-    for path in paths {
-        let path = path.as_path();
-        let parent = path.parent().unwrap_or(RelPath::ROOT);
-        let above = if parent == last_parent { None } else { Some(path.ancestors()) };
-        last_parent = parent;
-        for path in std::iter::once(path).chain(above.into_iter().flatten()) {
 /// Refuses a path that one layer makes a file and another one a directory.
 fn files_and_directories(state: &DesiredState, origin: impl Fn(u32) -> String) -> Result<(), PlanError> {
     let mut last_parent = RelPath::ROOT;
@@ -556,6 +556,16 @@ fn files_and_directories(state: &DesiredState, origin: impl Fn(u32) -> String) -
     Ok(())
 }
 
+/// Refuses two paths that some file system takes for one: equal but for letter case or Unicode normalisation.
+fn twins<'p>(paths: impl Iterator<Item = &'p RelPathBuf>, count: usize) -> Result<(), PlanError> {
+    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(count);
+    let mut last_parent = RelPath::ROOT;
+    for path in paths {
+        let path = path.as_path();
+        let parent = path.parent().unwrap_or(RelPath::ROOT);
+        let above = if parent == last_parent { None } else { Some(path.ancestors()) };
+        last_parent = parent;
+        for path in std::iter::once(path).chain(above.into_iter().flatten()) {
             let first = *seen.entry(fold(path.as_str())).or_insert(path);
             if first != path {
                 return Err(PlanError::Twins { first: first.to_buf(), second: path.to_buf() });
