@@ -157,13 +157,16 @@ pub enum PlanError {
     },
     /// The plan deletes more than the guard allows.
     #[error(
-        "the plan deletes {deletes} of {owned} owned files; the guard stops at more than {} files or {} percent",
+        "the plan deletes {deletes} of {owned} files ({foreign} of others); the guard stops at more than {} files or {} \
+         percent",
         .guard.count, .guard.percent
     )]
     MassDeletion {
         /// Files to be deleted.
         deletes: u64,
-        /// Files owned.
+        /// How many of them the engine did not write.
+        foreign: u64,
+        /// Files owned, and those to be deleted that are not.
         owned: u64,
         /// The guard.
         guard: MaxDeletes,
