@@ -15,6 +15,7 @@ use crate::transform::{Transform, produce};
 
 mod guard;
 mod mirror;
+mod needed;
 mod table;
 mod way;
 
@@ -165,6 +166,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     if spec.prune == Prune::Mirror {
         comparison.mirror(&desired, &roots)?;
     }
+    comparison.keep_needed()?;
     comparison.clear_the_way()?;
     guard(&mut plan, inputs)?;
     Ok(plan)

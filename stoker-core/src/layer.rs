@@ -30,7 +30,16 @@ pub(crate) struct Layer {
     file_pattern: Option<PatternSet>,
     max_file_bytes: Option<u64>,
     template: bool,
-    patches: Vec<(PatternSet, Vec<(JsonPath, Value)>)>,
+    patches: Vec<FilePatch>,
+}
+
+/// Values for the files of a mapping that a pattern names.
+#[derive(Debug)]
+struct FilePatch {
+    /// The pattern, rendered.
+    file: String,
+    files: PatternSet,
+    edits: Vec<(JsonPath, Value)>,
 }
 
 /// One wanted file.
@@ -83,6 +92,8 @@ pub(crate) struct Boundaries {
     protections: PatternSet,
     reasons: Vec<String>,
     pub(crate) excludes: PatternSet,
+    mirror_keeps: PatternSet,
+    pub(crate) needed_while_filled: PatternSet,
 }
 
 impl Boundaries {
@@ -94,7 +105,15 @@ impl Boundaries {
             protections: PatternSet::new(patterns.chain([own.as_str()]))?,
             reasons: reasons.chain(["Stoker's own state".to_owned()]).collect(),
             excludes: PatternSet::new(&spec.excludes)?,
+            mirror_keeps: PatternSet::new(&spec.mirror_keeps)?,
+            needed_while_filled: PatternSet::new(&spec.needed_while_filled)?,
         })
+    }
+
+    /// Whether a mirror of something above leaves `path` as it is, by a pattern that matches the path itself.
+    pub(crate) fn mirror_keeps(&self, path: RelPath<'_>, is_directory: bool) -> bool {
+        let rule = self.mirror_keeps.step(None, path, is_directory);
+        self.mirror_keeps.verdict(rule).is_some()
     }
 
     /// Why `path` is protected.
@@ -141,7 +160,8 @@ impl Layer {
         let patches = mapping.patches.iter().map(|patch| {
             let file = patch.file.as_deref().unwrap_or("*.json");
             let file = render(&mapping.origin, "patch file", file, variables)?;
-            Ok((PatternSet::new([file])?, edits(&mapping.origin, &patch.set, variables)?))
+            let edits = edits(&mapping.origin, &patch.set, variables)?;
+            Ok(FilePatch { files: PatternSet::new([&file])?, file, edits })
         });
         Ok(Self {
             origin: mapping.origin.clone(),
@@ -179,13 +199,17 @@ impl Layer {
     }
 
     /// Whether the mapping's file pattern lets `path` pass.
-    fn selects(&self, path: RelPath<'_>) -> bool {
+    pub(crate) fn selects(&self, path: RelPath<'_>) -> bool {
         self.file_pattern.as_ref().is_none_or(|set| self.matches(set, path))
     }
 
+    /// The patches for a file, by their number.
+    fn patches(&self, path: RelPath<'_>) -> impl Iterator<Item = (usize, &FilePatch)> {
+        self.patches.iter().enumerate().filter(move |(_, patch)| self.matches(&patch.files, path))
+    }
+
     fn transform(&self, path: RelPath<'_>) -> Transform {
-        let matching = self.patches.iter().filter(|(set, _)| self.matches(set, path));
-        let edits = matching.flat_map(|(_, edits)| edits.clone()).collect();
+        let edits = self.patches(path).flat_map(|(_, patch)| patch.edits.clone()).collect();
         Transform { template: self.template, edits }
     }
 }
@@ -240,6 +264,7 @@ pub(crate) fn list(
         overlaps: BTreeMap::new(),
         known,
         alone: false,
+        patched: BTreeSet::new(),
         covered_bytes: 0,
     };
     for (number, (layer, root)) in layers.iter().zip(roots).enumerate() {
@@ -248,7 +273,11 @@ pub(crate) fn list(
         listing.alone = others
             .map(|(_, other)| other.destination.as_path())
             .all(|there| !there.starts_with(here) && !here.starts_with(there));
+        listing.patched.clear();
         listing.layer(number as u32, layer, root.as_ref())?;
+        if root.is_some() {
+            listing.idle_patches(layer);
+        }
     }
     let Listing { mut state, overlaps, warnings, covered_bytes, .. } = listing;
     let origin = |number: u32| layers.get(number as usize).map_or_else(String::new, |l| l.origin.clone());
@@ -259,6 +288,10 @@ pub(crate) fn list(
         wins: origin(wins),
     }));
     generate(&mut state, layers.len(), boundaries, spec);
+    files_and_directories(&state, |number| {
+        let generated = || spec.generated.get(number as usize - layers.len()).map(|g| g.origin.clone());
+        layers.get(number as usize).map(|l| l.origin.clone()).or_else(generated).unwrap_or_default()
+    })?;
     state.total_bytes = covered_bytes + state.files.values().filter_map(|f| f.size).sum::<u64>();
     twins(state.files.keys().chain(&state.covered), state.files.len())?;
     Ok(state)
@@ -296,6 +329,8 @@ struct Listing<'a> {
     known: Option<&'a Known<'a>>,
     /// Whether no other layer writes where the current one does.
     alone: bool,
+    /// Patches of the current layer that have found a file.
+    patched: BTreeSet<usize>,
     covered_bytes: u64,
 }
 
@@ -364,9 +399,10 @@ impl Listing<'_> {
             && known.manifest.trees.get(to.as_str()) == Some(&id)
             && (known.as_left)(to)?
         {
-            for (_, entry) in known.manifest.below(to) {
+            for (path, entry) in known.manifest.below(to) {
                 self.state.covered_files += 1;
                 self.covered_bytes += entry.stat.size;
+                self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
             }
             let trees = below(&known.manifest.trees, to).map(|(path, id)| (path.clone(), *id));
             self.state.trees.extend(trees);
@@ -449,6 +485,7 @@ impl Listing<'_> {
         if let Some(size) = entry.size.filter(|&size| size > limit) {
             return Err(PlanError::FileTooLarge { origin: layer.origin.clone(), path, size, limit });
         }
+        self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
         let transform = self.transform(layer, path.as_path())?;
         let executable = entry.kind == EntryKind::Executable;
         let wanted = Desired { id, size: entry.size, executable, layer: number, transform };
@@ -463,6 +500,16 @@ impl Listing<'_> {
             }
         }
         self.count()
+    }
+
+    /// Says which patches of a layer have found no file.
+    fn idle_patches(&mut self, layer: &Layer) {
+        let idle = layer.patches.iter().enumerate().filter(|(number, _)| !self.patched.contains(number));
+        self.warnings.extend(idle.map(|(patch, of)| Warning::IdlePatch {
+            origin: layer.origin.clone(),
+            patch,
+            file: of.file.clone(),
+        }));
     }
 
     fn transform(&mut self, layer: &Layer, path: RelPath<'_>) -> Result<u32, PlanError> {
@@ -484,6 +531,29 @@ impl Listing<'_> {
         }
         Ok(index)
     }
+}
+
+/// Refuses a path that one layer makes a file and another one a directory.
+fn files_and_directories(state: &DesiredState, origin: impl Fn(u32) -> String) -> Result<(), PlanError> {
+    let mut last_parent = RelPath::ROOT;
+    for (below, desired) in &state.files {
+        let parent = below.as_path().parent().unwrap_or(RelPath::ROOT);
+        if parent == last_parent {
+            continue;
+        }
+        last_parent = parent;
+        let above = below.as_path().ancestors().find_map(|above| state.files.get_key_value(above.as_str()));
+        if let Some((path, file)) = above {
+            let (file, directory) = (origin(file.layer), origin(desired.layer));
+            return Err(PlanError::FileAndDirectory {
+                path: path.clone(),
+                file,
+                below: below.clone(),
+                directory,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses two paths that some file system takes for one: equal but for letter case or Unicode normalisation.

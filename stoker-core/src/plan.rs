@@ -36,6 +36,15 @@ pub enum Warning {
         /// The mapping.
         origin: String,
     },
+    /// A patch of a mapping names no file that the mapping brings.
+    IdlePatch {
+        /// The mapping.
+        origin: String,
+        /// The number of the patch, from 0.
+        patch: usize,
+        /// Its pattern.
+        file: String,
+    },
     /// Two mappings bring the same files; the later one wins.
     Overlap {
         /// The first path that both bring.
@@ -68,6 +77,12 @@ impl fmt::Display for Warning {
                 )
             }
             Self::Protected { path, origin } => write!(f, "{origin}: {path} is protected and left out"),
+            Self::IdlePatch { origin, patch, file } => {
+                write!(
+                    f,
+                    "{origin}: patches[{patch}].file {file:?} matches no file of this mapping; nothing is patched"
+                )
+            }
             Self::Overlap { path, files, loses, wins } => {
                 let more = if *files > 1 { format!(" and {} more", files - 1) } else { String::new() };
                 write!(f, "{path}{more} is brought by {loses} and by {wins}; the latter wins")

@@ -29,6 +29,14 @@ pub struct SyncSpec {
     pub last_in_directory: Vec<String>,
     /// What happens to owned files that vanished from the source.
     pub prune: Prune,
+    /// Patterns of what [`Prune::Mirror`] leaves to the program beside the engine. Judged below the destination of a
+    /// mapping: one straight into such a place is mirrored all the same.
+    #[serde(default)]
+    pub mirror_keeps: Vec<String>,
+    /// Patterns of files that their directory needs as long as it holds any other file: they are deleted together with
+    /// all the rest of it, or not at all.
+    #[serde(default)]
+    pub needed_while_filled: Vec<String>,
     /// What happens to owned files that somebody else changed in the destination.
     #[serde(default)]
     pub policy: Policy,
@@ -259,7 +267,8 @@ pub enum Prune {
     #[default]
     Owned,
     /// They are deleted, and so is everything else below the destination of a directory mapping that the source does
-    /// not have, unless it is protected or excluded. What is deleted is kept in history first.
+    /// not have, unless it is protected, excluded, in [`SyncSpec::mirror_keeps`], or not selected by the mapping's file
+    /// pattern. What is deleted is kept in history first.
     Mirror,
     /// They stay.
     Never,

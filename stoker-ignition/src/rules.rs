@@ -35,7 +35,9 @@ pub mod touched;
 pub use collection::{CONFIG_MODE_FILE, config_mode_json, missing_config_modes};
 pub use designer::{Designer, DesignerPolicy, Gate, ProjectTree, gate};
 pub use excludes::{DEFAULT_EXCLUDES, Exclude, TagProviderOwner, tag_provider_owner, tag_tree_patterns};
-pub use protection::{PROTECTED, Protection, ProtectionTable, Unprotect, UnprotectError, protected};
+pub use protection::{
+    MIRROR_KEEPS, PROTECTED, Protection, ProtectionTable, Unprotect, UnprotectError, protected,
+};
 pub use resource::{MANIFEST_FILES, ManifestError, ResourceManifest, same_but_for_stamp};
 pub use signature::{Formula, RestampError, Stamp, restamp, sign, verify};
 pub use touched::{ResourceType, ScanKind, ScanNeed, Touched};

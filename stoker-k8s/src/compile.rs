@@ -101,6 +101,12 @@ pub struct CompiledMapping {
     /// Values to set in JSON files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub patches: Vec<Patch>,
+    /// Which files of a directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_pattern: Option<String>,
+    /// The largest file, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_file_bytes: Option<u64>,
 }
 
 /// One thing that is wrong, and where.
@@ -163,7 +169,8 @@ impl Default for CompiledProfile {
 impl CompiledProfile {
     /// Adds a layer on top.
     pub fn push(&mut self, origin: impl Into<String>, mapping: Mapping) {
-        let Mapping { source, destination, kind, required, template, patches } = mapping;
+        let Mapping { source, destination, kind, required, template, patches, file_pattern, max_size } =
+            mapping;
         self.mappings.push(CompiledMapping {
             origin: origin.into(),
             source,
@@ -172,6 +179,8 @@ impl CompiledProfile {
             required,
             template,
             patches,
+            file_pattern,
+            max_file_bytes: max_size.map(|ByteSize(bytes)| bytes),
         });
     }
 

@@ -38,7 +38,7 @@ pub(super) fn guard(plan: &mut Plan, inputs: &Inputs<'_>) -> Result<(), PlanErro
     let too_many = deletes > limit.count || deletes * 100 > owned * u64::from(limit.percent);
     if deletes > 0 && too_many && !approved {
         let digest = plan.digest.clone();
-        return Err(PlanError::MassDeletion { deletes, owned, guard: limit, digest });
+        return Err(PlanError::MassDeletion { deletes, foreign, owned, guard: limit, digest });
     }
     space(plan, inputs)
 }

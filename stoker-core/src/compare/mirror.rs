@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::compare::Comparison;
-use crate::layer::DesiredState;
+use crate::layer::{DesiredState, Layer};
 use crate::path::{RelPath, RelPathBuf};
 use crate::plan::{Action, ActionKind, Found, PlanError};
 use crate::root::Live;
@@ -11,17 +11,31 @@ use crate::source::{Entry, EntryKind};
 use crate::state::is_own;
 
 impl Comparison<'_, '_> {
-    /// Adds the deletion of everything below the mapped directories that nobody wants, protects or excludes.
+    /// Adds the deletion of everything below the mapped directories that nobody wants, protects, excludes or keeps.
     pub(super) fn mirror(
         &mut self,
         desired: &DesiredState,
         roots: &[Option<Entry>],
     ) -> Result<(), PlanError> {
-        let mut walk = Walk { seen: BTreeSet::new(), foreign: Vec::new(), emptied: BTreeSet::new() };
-        for (layer, root) in self.layers.iter().zip(roots) {
-            if root.as_ref().is_some_and(|r| r.kind == EntryKind::Directory) {
-                self.walk(layer.destination.as_path(), desired, &mut walk)?;
+        let is_directory =
+            |root: &Option<Entry>| root.as_ref().is_some_and(|r| r.kind == EntryKind::Directory);
+        let layers = self.layers.iter().zip(roots).filter(|(_, root)| is_directory(root));
+        let mut layers: Vec<&Layer> = layers.map(|(layer, _)| layer).collect();
+        layers.sort_by(|a, b| a.destination.cmp(&b.destination));
+        let mut walk = Walk { desired, layers, foreign: Vec::new(), emptied: BTreeSet::new() };
+        let mut last: Option<RelPath<'_>> = None;
+        for layer in walk.layers.clone() {
+            let at = layer.destination.as_path();
+            // One visit to a directory judges it for all the mappings that bring it.
+            if !walk
+                .layers
+                .iter()
+                .any(|l| at != l.destination.as_path() && at.starts_with(l.destination.as_path()))
+                && last != Some(at)
+            {
+                self.walk(at, &walk.of(at), &mut walk)?;
             }
+            last = Some(at);
         }
         walk.foreign.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (path, live) in walk.foreign {
@@ -46,15 +60,12 @@ impl Comparison<'_, '_> {
         Ok(())
     }
 
-    /// Visits a directory; says whether anything in it stays.
-    fn walk(&self, at: RelPath<'_>, desired: &DesiredState, walk: &mut Walk) -> Result<bool, PlanError> {
+    /// Visits a directory that these layers mirror; says whether anything in it stays.
+    fn walk<'l>(&self, at: RelPath<'_>, by: &[&'l Layer], walk: &mut Walk<'l>) -> Result<bool, PlanError> {
         let failed = |path: RelPath<'_>| {
             let path = path.to_buf();
             move |source| PlanError::Live { path, source }
         };
-        if !walk.seen.insert(at.to_buf()) {
-            return Ok(true);
-        }
         let root = self.inputs.root;
         if root.cursor().live(at).map_err(failed(at))? != Live::Directory {
             return Ok(true);
@@ -81,23 +92,23 @@ impl Comparison<'_, '_> {
             match live {
                 Live::Absent => {}
                 Live::Directory => {
-                    let below = self.walk(path.as_path(), desired, walk)?;
+                    let below = self.directory(path.as_path(), by, walk)?;
                     if !below {
                         walk.emptied.insert(path);
                     }
                     stays |= below;
                 }
                 Live::File(_) | Live::Special => {
+                    let desired = walk.desired;
                     let owned = self.plan.manifest.files.contains_key(&path);
                     let covered = owned && desired.covers(path.as_path());
                     let wanted = desired.files.contains_key(&path) || covered;
                     let untouched = desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path()));
-                    if owned {
-                        // Judged already, by the table.
-                        stays |= wanted || untouched || !self.boundaries.allows(path.as_path());
-                    } else if wanted || untouched || !self.boundaries.allows(path.as_path()) {
-                        stays = true;
-                    } else {
+                    let stays_here = wanted || untouched || !self.boundaries.allows(path.as_path());
+                    // What is owned the table has judged already.
+                    let kept = stays_here || (!owned && !self.mirrors(path.as_path(), by));
+                    stays |= kept;
+                    if !kept && !owned {
                         walk.foreign.push((path, live));
                     }
                 }
@@ -105,11 +116,42 @@ impl Comparison<'_, '_> {
         }
         Ok(stays)
     }
+
+    /// Visits a directory within one that `by` mirror, where there is anything to mirror.
+    fn directory<'l>(
+        &self,
+        path: RelPath<'_>,
+        by: &[&'l Layer],
+        walk: &mut Walk<'l>,
+    ) -> Result<bool, PlanError> {
+        let mut here = walk.of(path);
+        if !self.boundaries.mirror_keeps(path, true) {
+            here.extend(by);
+        }
+        if here.is_empty() && !walk.layers.iter().any(|l| l.destination.as_path().starts_with(path)) {
+            return Ok(true);
+        }
+        self.walk(path, &here, walk)
+    }
+
+    /// Whether one of these layers mirrors a file that nobody wants.
+    fn mirrors(&self, path: RelPath<'_>, by: &[&Layer]) -> bool {
+        !self.boundaries.mirror_keeps(path, false) && by.iter().any(|layer| layer.selects(path))
+    }
 }
 
-struct Walk {
-    seen: BTreeSet<RelPathBuf>,
+struct Walk<'l> {
+    desired: &'l DesiredState,
+    /// The layers that mirror a directory, by destination.
+    layers: Vec<&'l Layer>,
     foreign: Vec<(RelPathBuf, Live)>,
     /// Directories in which nothing stays.
     emptied: BTreeSet<RelPathBuf>,
+}
+
+impl<'l> Walk<'l> {
+    /// The layers whose destination this is.
+    fn of(&self, path: RelPath<'_>) -> Vec<&'l Layer> {
+        self.layers.iter().filter(|layer| layer.destination.as_path() == path).copied().collect()
+    }
 }

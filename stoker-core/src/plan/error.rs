@@ -106,6 +106,21 @@ pub enum PlanError {
         /// The rule.
         error: PathError,
     },
+    /// One mapping makes a file where another one needs a directory.
+    #[error(
+        "{path} is a file by {file} and a directory by {directory}, which brings {below}; exclude one of the two or \
+         change a destination"
+    )]
+    FileAndDirectory {
+        /// The path that is both.
+        path: RelPathBuf,
+        /// The mapping that brings it as a file.
+        file: String,
+        /// The file below it.
+        below: RelPathBuf,
+        /// The mapping that brings the file below it.
+        directory: String,
+    },
     /// Two paths that some file system takes for one.
     #[error("{first} and {second} differ only by letter case or Unicode normalisation; rename one of them")]
     Twins {
@@ -142,13 +157,16 @@ pub enum PlanError {
     },
     /// The plan deletes more than the guard allows.
     #[error(
-        "the plan deletes {deletes} of {owned} owned files; the guard stops at more than {} files or {} percent",
+        "the plan deletes {deletes} of {owned} files ({foreign} of others); the guard stops at more than {} files or {} \
+         percent",
         .guard.count, .guard.percent
     )]
     MassDeletion {
         /// Files to be deleted.
         deletes: u64,
-        /// Files owned.
+        /// How many of them the engine did not write.
+        foreign: u64,
+        /// Files owned, and those to be deleted that are not.
         owned: u64,
         /// The guard.
         guard: MaxDeletes,
@@ -238,6 +256,7 @@ impl PlanError {
             Self::ProtectedDestination { destination, .. } => Some(destination),
             Self::UnsupportedEntry { path, .. }
             | Self::FileTooLarge { path, .. }
+            | Self::FileAndDirectory { path, .. }
             | Self::InTheWay { path, .. }
             | Self::OtherVolume { path }
             | Self::Live { path, .. } => Some(path),
@@ -266,6 +285,7 @@ impl Fault for PlanError {
             Self::WrongKind { .. } | Self::FileOntoRoot { .. } => Category::new("MappingTypeMismatch"),
             Self::ProtectedDestination { .. } => Category::new("ProtectedPath"),
             Self::UnsupportedEntry { .. } => Category::new("UnsupportedEntry"),
+            Self::FileAndDirectory { .. } => Category::new("MappingConflict"),
             Self::Twins { .. } => Category::new("AmbiguousPaths"),
             Self::FileTooLarge { .. } => Category::new("FileTooLarge"),
             Self::TooManyFiles { .. } | Self::TooManyBytes { .. } => Category::new("LimitExceeded"),

@@ -167,7 +167,7 @@ fn mass_deletion_needs_an_approval_that_names_the_plan() {
     world.spec.max_deletes = MaxDeletes { count: 200, percent: 50 };
     let rest = Tree(full.0.iter().take(4).map(|(p, c)| (p.clone(), c.clone())).collect());
     let error = world.plan(&rest, "2").unwrap_err();
-    assert!(error.is_held() && error.to_string().contains("deletes 6 of 10 owned files"), "{error}");
+    assert!(error.is_held() && error.to_string().contains("deletes 6 of 10 files (0 of others)"), "{error}");
     assert_eq!(world.files().len(), 10);
     // What can approve it is the caller's to say.
     assert!(error.to_string().ends_with("more than 200 files or 50 percent"), "{error}");

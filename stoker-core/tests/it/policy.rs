@@ -103,6 +103,79 @@ fn a_mirror_is_stopped_by_the_guard_of_deletions() {
 }
 
 #[test]
+fn a_mirror_of_a_pattern_deletes_what_the_pattern_would_take_and_a_narrower_mapping_has_its_own() {
+    let mut world = World::new();
+    let map = |source: &str, destination: &str, pattern: Option<&str>| Mapping {
+        source: source.into(),
+        destination: destination.into(),
+        file_pattern: pattern.map(str::to_owned),
+        ..Mapping::default()
+    };
+    world.spec.prune = Prune::Mirror;
+    world.spec.mappings = vec![map("look", "themes", Some("*.css")), map("plain", "themes/plain", None)];
+    for path in ["themes/theirs.css", "themes/theirs.txt", "themes/deep/theirs.css", "themes/plain/x.txt"] {
+        world.write(path, path);
+    }
+    world.sync(&Tree::of([("look/a.css", "a"), ("look/a.txt", "a"), ("plain/b.txt", "b")]), "1");
+    let expected =
+        [("themes/a.css", "a"), ("themes/plain/b.txt", "b"), ("themes/theirs.txt", "themes/theirs.txt")];
+    assert_eq!(world.files(), expect(expected));
+    assert!(!world.path("themes/deep").exists());
+}
+
+#[test]
+fn a_mirror_from_above_leaves_the_programs_own_and_one_straight_into_it_does_not() {
+    let mut world = World::new();
+    world.spec.prune = Prune::Mirror;
+    world.spec.mirror_keeps = vec!["/*".into(), "!/site".into(), "/site/*/unit.json".into()];
+    let theirs = ["modules/x/y", "top.txt", "site/a/unit.json", "site/a/old", "site/unit.json"];
+    theirs.iter().for_each(|path| world.write(path, path));
+    let tree = Tree::of([("site/a/new", "n"), ("modules/ours", "m")]);
+    world.sync(&tree, "1");
+    let mut expected = expect(["modules/x/y", "top.txt", "site/a/unit.json"].map(|path| (path, path)));
+    expected.extend(expect([("site/a/new", "n"), ("modules/ours", "m")]));
+    assert_eq!(world.files(), expected);
+    // What was brought there goes with its source all the same.
+    world.sync(&Tree::of([("site/a/new", "n")]), "2");
+    expected.remove("modules/ours");
+    assert_eq!(world.files(), expected);
+    let straight = Mapping { source: "m".into(), destination: "modules".into(), ..Mapping::default() };
+    world.spec.mappings.push(straight);
+    world.sync(&Tree::of([("site/a/new", "n"), ("m/z", "z")]), "3");
+    assert_eq!(world.files().keys().filter(|path| path.starts_with("modules/")).count(), 1);
+}
+
+#[test]
+fn what_a_directory_needs_stays_until_nothing_else_is_there() {
+    for prune in [Prune::Owned, Prune::Mirror] {
+        let mut world = World::new();
+        world.spec.prune = prune;
+        world.spec.needed_while_filled = vec!["/sets/*/set.json".into()];
+        world.spec.excludes = vec!["own/".into()];
+        world.write("sets/a/own/key", "k");
+        let full = Tree::of([
+            ("keep", "k"),
+            ("sets/a/set.json", "{}"),
+            ("sets/a/x", "x"),
+            ("sets/b/set.json", "{}"),
+        ]);
+        world.sync(&full, "1");
+        let less = Tree::of([("keep", "k")]);
+        world.sync(&less, "2");
+        let left = expect([("keep", "k"), ("sets/a/own/key", "k"), ("sets/a/set.json", "{}")]);
+        assert_eq!(world.files(), left, "{prune:?}");
+        assert!(world.plan(&less, "2").unwrap().is_empty(), "{prune:?}: settled");
+        std::fs::remove_file(world.path("sets/a/own/key")).unwrap();
+        world.sync(&Tree::of([("keep", "3")]), "3");
+        assert_eq!(
+            world.files(),
+            expect([("keep", "3")]),
+            "{prune:?}: still ours, and goes with the last file"
+        );
+    }
+}
+
+#[test]
 fn two_mappings_on_one_path_are_named_and_a_pattern_selects_files() {
     let mut world = World::new();
     let map = |origin: &str, source: &str, pattern: Option<&str>| Mapping {

@@ -107,6 +107,80 @@ fn later_layers_win_per_file() {
 }
 
 #[test]
+fn a_path_that_is_a_file_by_one_mapping_and_a_directory_by_another_is_refused_with_both_names() {
+    let map = |origin: &str, source: &str, destination: &str| Mapping {
+        origin: origin.into(),
+        source: source.into(),
+        destination: destination.into(),
+        ..Mapping::default()
+    };
+    let (tree, file) = (map("mapping 1", "src", "projects"), map("mapping 2", "f.txt", "projects/p1/f.txt"));
+    let source = Tree::of([("src/p1", "a file"), ("src/p0", "x"), ("f.txt", "f")]);
+    for mappings in [[tree.clone(), file.clone()], [file, tree]] {
+        let mut world = World::new();
+        world.spec.mappings = mappings.to_vec();
+        use stoker_core::Fault;
+        let error = world.plan(&source, "1").unwrap_err();
+        assert_eq!(error.category().as_str(), "MappingConflict");
+        assert_eq!(
+            error.to_string(),
+            "projects/p1 is a file by mapping 1 and a directory by mapping 2, which brings projects/p1/f.txt; exclude \
+             one of the two or change a destination"
+        );
+        assert_eq!(world.files(), expect([]));
+        world.spec.excludes = vec!["/projects/p1/f.txt".into()];
+        world.sync(&source, "1");
+        assert_eq!(world.files(), expect([("projects/p0", "x"), ("projects/p1", "a file")]));
+    }
+}
+
+#[test]
+fn a_patch_that_names_no_file_is_told_whenever_the_mapping_is_looked_at() {
+    let patch = |file: Option<&str>| Patch {
+        file: file.map(str::to_owned),
+        set: [("a".to_owned(), serde_json::json!(1))].into(),
+    };
+    let mut world = World::new();
+    world.spec.mappings = vec![
+        Mapping {
+            origin: "mapping 1".into(),
+            source: "src".into(),
+            destination: "config".into(),
+            patches: vec![
+                patch(Some("**/x.json")),
+                patch(Some("{{.Name}}.json")),
+                patch(Some("deep/*.json")),
+            ],
+            ..Mapping::default()
+        },
+        Mapping {
+            origin: "mapping 2".into(),
+            source: "f.txt".into(),
+            destination: "f.txt".into(),
+            patches: vec![patch(None)],
+            ..Mapping::default()
+        },
+    ];
+    world.spec.variables = Variables::new().text("Name", "y");
+    let expected = [
+        r#"mapping 1: patches[1].file "y.json" matches no file of this mapping; nothing is patched"#,
+        r#"mapping 2: patches[0].file "*.json" matches no file of this mapping; nothing is patched"#,
+    ];
+    let warned = |world: &World, tree: &Tree, revision: &str| -> Vec<String> {
+        world.plan(tree, revision).unwrap().warnings.iter().map(ToString::to_string).collect()
+    };
+    let mut tree =
+        Tree::of([("src/x.json", "{}"), ("src/deep/z.json", "{}"), ("src/a", "1"), ("f.txt", "f")]);
+    assert_eq!(warned(&world, &tree, "1"), expected);
+    world.sync(&tree, "1");
+    // The directory with the patched file is not listed again; what was patched there counts all the same.
+    tree.0.insert("src/a".into(), b"2".to_vec());
+    assert_eq!(warned(&world, &tree, "2"), expected);
+    tree.0.insert("src/y.json".into(), b"{}".to_vec());
+    assert_eq!(warned(&world, &tree, "3"), expected[1..]);
+}
+
+#[test]
 fn excluded_and_protected_paths_are_untouched_whatever_the_source_says() {
     let mut world = World::new();
     world.spec.excludes = vec!["**/.gitkeep".into(), "local/".into(), "!local/ours.txt".into()];

@@ -61,6 +61,22 @@ pub const PROTECTED: &[Protection] = &[
     row("**/.resources", "the gateway's own resource cache"),
 ];
 
+/// What a mirror of something above leaves to the gateway, as patterns: all of the data directory but `projects` and
+/// `config`, all of `config` but `resources`, and in a collection the singletons (`<module>/<type>/config.json`), which
+/// the gateway makes at its first boot and must have.
+///
+/// A mapping may bring such a file, and what a mapping brought goes with its source. Source: fact sheet, sections 2.1
+/// and 2.2.
+pub const MIRROR_KEEPS: [&str; 7] = [
+    "/*",
+    "!/projects/",
+    "!/config/",
+    "/config/*",
+    "!/config/resources/",
+    "/config/resources/*/*/*/*",
+    "!/config/resources/*/*/*/*/",
+];
+
 /// The row that protects `path`, without any exception.
 ///
 /// ```

@@ -99,6 +99,10 @@ pub(crate) fn pattern_rule() -> impl schemars::transform::Transform {
     "!has(self.type) || self.type != 'dir' || !has(self.patches) || self.patches.all(p, has(p.file))",
     "a mapping of type dir needs patches[].file: write which file below the destination to patch",
 ))]
+#[schemars(transform = cel(
+    "!has(self.type) || self.type != 'file' || !has(self.filePattern)",
+    "filePattern selects files of a directory: remove it, or write type: dir",
+))]
 pub struct Mapping {
     /// Path in the repository, relative to its root. May hold template variables.
     #[schemars(length(min = 1, max = 1024))]
@@ -136,6 +140,23 @@ pub struct Mapping {
     #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = nullable, transform = atomic(32))]
     pub patches: Vec<Patch>,
+    /// Which files of a directory are taken: a pattern below the mapping's destination, like `*.json` or `views/**`.
+    /// All when absent. May hold template variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[schemars(transform = cel(
+        "!self.startsWith('!') && !self.contains('//') && !self.matches('(^|/)\\\\.\\\\.(/|$)')",
+        "write which files to take, like *.json or views/**: no leading !, no .., no empty parts; leave files out by \
+         excludePatterns",
+    ))]
+    pub file_pattern: Option<String>,
+    /// The largest file that this mapping may bring, 1 to 256Mi (default 64Mi). A larger one stops the sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = cel(
+        "self.matches('^0*[1-9]') && !self.matches('[GT]')",
+        "write a size from 1 to 256Mi, like 10Mi",
+    ))]
+    pub max_size: Option<ByteSize>,
 }
 
 impl Mapping {
@@ -149,6 +170,8 @@ impl Mapping {
             required: false,
             template: false,
             patches: Vec::new(),
+            file_pattern: None,
+            max_size: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use stoker_core::{Category, Fault, PatternSet, RelPathBuf};
 use stoker_ignition::rules::{Protection, protected};
 
 use super::{CompiledMapping, CompiledProfile, Problem, Problems};
-use crate::api::MappingType;
+use crate::api::{ByteSize, MappingType};
 
 /// Template variables that every gateway has.
 pub(super) const TEXT_VARIABLES: [&str; 7] =
@@ -36,6 +36,10 @@ pub(super) struct Checks<'a> {
 const PATH: Category = Category::new("InvalidPath");
 const PROTECTED: Category = Category::new("ProtectedPath");
 const TEMPLATE: Category = Category::new("TemplateError");
+const PATTERN: Category = Category::new("InvalidPattern");
+
+/// The largest file that a mapping may ask for: git objects beyond it are not read (`stoker_git::Limits`).
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 impl<'a> Checks<'a> {
     pub(super) fn new(profile: &'a CompiledProfile) -> Self {
@@ -86,18 +90,11 @@ impl<'a> Checks<'a> {
                 ),
             );
         }
+        self.selection(place, mapping, vars);
         for (index, patch) in mapping.patches.iter().enumerate() {
             let place = format!("{place}.patches[{index}]");
             match &patch.file {
-                Some(file) => {
-                    self.template(&format!("{place}.file"), file, vars);
-                    // What a variable brings is judged when it is known.
-                    if !file.contains("{{")
-                        && let Err(error) = PatternSet::new([file])
-                    {
-                        self.push(format!("{place}.file"), error.category(), error.to_string());
-                    }
-                }
+                Some(file) => self.pattern(&format!("{place}.file"), file, vars),
                 None if mapping.kind == Some(MappingType::Dir) => {
                     let message =
                         "missing; a mapping of type dir needs the file below its destination that is patched";
@@ -112,6 +109,38 @@ impl<'a> Checks<'a> {
                 }
                 self.values(&place, value, vars);
             }
+        }
+    }
+
+    /// Which files a mapping takes.
+    fn selection(&mut self, place: &str, mapping: &CompiledMapping, vars: Vars) {
+        if let Some(pattern) = &mapping.file_pattern {
+            let place = format!("{place}.filePattern");
+            self.pattern(&place, pattern, vars);
+            if pattern.starts_with('!') {
+                let message = format!(
+                    "{pattern:?} takes nothing; write which files to take, and leave files out by excludePatterns"
+                );
+                self.push(&place, PATTERN, message);
+            }
+            if mapping.kind == Some(MappingType::File) {
+                self.push(&place, PATTERN, "selects files of a directory: remove it, or write type: dir");
+            }
+        }
+        if let Some(bytes) = mapping.max_file_bytes.filter(|bytes| !(1..=MAX_FILE_BYTES).contains(bytes)) {
+            let message =
+                format!("{} is out of bounds; write a size from 1 to 256Mi, like 10Mi", ByteSize(bytes));
+            self.push(format!("{place}.maxSize"), Category::new("ProfileInvalid"), message);
+        }
+    }
+
+    /// Checks a pattern that may hold variables: what they bring is judged when it is known.
+    fn pattern(&mut self, place: &str, pattern: &str, vars: Vars) {
+        self.template(place, pattern, vars);
+        if !pattern.contains("{{")
+            && let Err(error) = PatternSet::new([pattern])
+        {
+            self.push(place, error.category(), error.to_string());
         }
     }
 

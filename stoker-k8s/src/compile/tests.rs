@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::annotations::PodAnnotations;
 use crate::api::OnTimeout;
+use crate::gateway_sync::{Surroundings, engine_spec};
 use crate::protocol::{AuthType, Metadata, Rollout, StartupPolicy, Trust};
 
 fn stoker(extra: serde_json::Value) -> StokerSpec {
@@ -119,6 +120,38 @@ fn every_problem_is_listed_with_its_place_and_the_remedy() {
         );
     }
     assert_eq!(problems.len(), 12, "{text:#?}");
+}
+
+#[test]
+fn what_a_mapping_takes_reaches_the_engine_and_nonsense_is_refused() {
+    let mapping = |extra: serde_json::Value| {
+        let mut mapping = json!({"source": "a", "destination": "b"});
+        mapping.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        profile(&CompiledProfile::default(), "p", 1, &sync_profile(json!({"mappings": [mapping]})))
+    };
+    let compiled = mapping(json!({"filePattern": "views/{{.GatewayName}}/**", "maxSize": "10Mi"})).unwrap();
+    let spec = engine_spec(
+        &compiled,
+        &GatewayFacts { gateway_name: "line".into(), ..GatewayFacts::default() },
+        Surroundings::default(),
+    );
+    assert_eq!(spec.mappings[0].file_pattern.as_deref(), Some("views/{{.GatewayName}}/**"));
+    assert_eq!(spec.mappings[0].max_file_bytes, Some(10 << 20));
+    for (extra, said) in [
+        (json!({"filePattern": "a["}), "mappings[0].filePattern: pattern \"a[\""),
+        (json!({"filePattern": "!a"}), "mappings[0].filePattern: \"!a\" takes nothing"),
+        (json!({"filePattern": "../a"}), "mappings[0].filePattern: pattern \"../a\""),
+        (json!({"filePattern": "{{.Nope}}"}), "mappings[0].filePattern: there is no variable .Nope"),
+        (
+            json!({"filePattern": "*", "type": "file"}),
+            "mappings[0].filePattern: selects files of a directory",
+        ),
+        (json!({"maxSize": "0"}), "mappings[0].maxSize: 0 is out of bounds; write a size from 1 to 256Mi"),
+        (json!({"maxSize": "257Mi"}), "mappings[0].maxSize: 257Mi is out of bounds"),
+    ] {
+        let error = mapping(extra.clone()).unwrap_err().to_string();
+        assert!(error.starts_with(said), "{extra}: {error}");
+    }
 }
 
 #[test]

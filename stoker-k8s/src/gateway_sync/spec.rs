@@ -73,7 +73,8 @@ fn mapping(compiled: &crate::compile::CompiledMapping) -> Mapping {
             .iter()
             .map(|p| Patch { file: p.file.clone(), set: p.set.clone() })
             .collect(),
-        ..Mapping::default()
+        file_pattern: compiled.file_pattern.clone(),
+        max_file_bytes: compiled.max_file_bytes,
     }
 }
 

@@ -7,7 +7,8 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use stoker_ignition::fake::{Failure, FailureKind};
 use stoker_ignition::rules::Designer;
 use stoker_k8s::agent::measure;
-use stoker_k8s::api::SyncStatus;
+use stoker_k8s::api::{Mapping, SyncStatus};
+use stoker_k8s::protocol::Metadata;
 
 use crate::line::{Commits, Line, PROJECT};
 
@@ -174,4 +175,47 @@ async fn a_sync_can_be_seen_in_the_metrics() {
     assert!(text.contains("# HELP stoker_drift_files ") && text.contains("le=\"0.005\""));
     let series = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).count();
     assert!(series < 150, "{series} series: an agent must stay small");
+}
+
+#[tokio::test]
+async fn a_mapping_brings_the_files_of_its_pattern_and_refuses_larger_ones_than_it_may_bring() {
+    let commits = Commits::new();
+    let theme = |content: &str| -> String { format!("/* {content} */") };
+    let first = commits.commit(
+        1,
+        &[
+            ("projects/line/project.json", PROJECT),
+            ("look/dark.css", &theme("dark")),
+            ("look/deep/light.css", &theme("light")),
+            ("look/README.md", "for people"),
+        ],
+    );
+    let large = theme(&"x".repeat(1024));
+    let second = commits.commit(2, &[("projects/line/project.json", PROJECT), ("look/dark.css", &large)]);
+    let mut line = Line::new(&commits, &[]).await;
+    let themes = |told: &mut Metadata, pattern: &str| {
+        let mut mapping = Mapping::new("look", "themes");
+        mapping.file_pattern = Some(pattern.to_owned());
+        mapping.max_size = Some("1Ki".parse().unwrap());
+        told.base.push("shared.mappings[2]", mapping);
+    };
+    line.tell(&first, |told| themes(told, "**/*.css"));
+    line.agent().await;
+    line.synced(&first).await;
+    assert_eq!(line.read("themes/dark.css").as_deref(), Some("/* dark */"));
+    assert!(line.read("themes/deep/light.css").is_some());
+    assert_eq!(line.read("themes/README.md"), None, "not in the pattern");
+
+    line.tell(&second, |told| themes(told, "**/*.css"));
+    let said = line.says("refused", |s| s.status.sync_status == SyncStatus::Error).await;
+    assert_eq!(said.status.reason.as_deref(), Some("FileTooLarge"));
+    let expected = "shared.mappings[2]: themes/dark.css has 1030 bytes; the limit for one file is 1024";
+    assert!(said.status.message.contains(expected), "{}", said.status.message);
+    assert_eq!(line.read("themes/dark.css").as_deref(), Some("/* dark */"), "what is live stays");
+
+    // What the pattern does not take any more goes, as if the commit did not have it.
+    line.tell(&first, |told| themes(told, "dark.css"));
+    line.says("narrower", |s| s.status.sync_status == SyncStatus::Synced && s.status.synced_commit.is_some())
+        .await;
+    assert!(line.read("themes/dark.css").is_some() && line.read("themes/deep/light.css").is_none());
 }

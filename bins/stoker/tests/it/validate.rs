@@ -64,6 +64,16 @@ fn what_is_wrong_is_named_with_its_field() {
         (profile_with("{mappings: [{source: a, destination: ../b}]}"), ".."),
         (profile_with("{mappings: [{source: a, destination: var/x}]}"), "var"),
         (profile_with("{mappings: []}"), "mappings"),
+        (
+            profile_with("{mappings: [{source: a, destination: b, filePattern: '!x'}]}"),
+            "write which files to take",
+        ),
+        (
+            profile_with("{mappings: [{source: a, destination: b, filePattern: 'x['}]}"),
+            "mappings[0].filePattern",
+        ),
+        (profile_with("{mappings: [{source: a, destination: b, maxSize: 1Gi}]}"), "1 to 256Mi"),
+        (profile_with("{mappings: [{source: a, destination: b, maxSize: 300Mi}]}"), "1 to 256Mi"),
         ("kind: Pod".to_owned(), "Pod"),
         ("a: [".to_owned(), "x.yaml"),
     ] {
