@@ -188,6 +188,10 @@ impl World {
         if head.as_ref().is_some_and(|head| head.revision == self.revision.to_string()) {
             self.lost_nothing(&next, head.map(|h| h.transaction))?;
             self.known = next;
+        } else if next.live == self.known.live && next.owned != self.known.owned {
+            // Only notes were to be written, and nothing shows which of them were: the same sync again writes them all.
+            sync(&self.root, &self.desired, &self.revision.to_string(), &self.known)?;
+            self.known = next;
         } else if files(&self.root) == next.live {
             // Live, but a power cut or death took the note of it, which the next sync writes again.
             self.known.live = next.live;
