@@ -1,6 +1,5 @@
 //! Carrying out a plan: stage, journal, perform, finish. See [`crate::journal`] for the steps.
 
-use std::borrow::Cow;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +13,7 @@ use crate::plan::{Counts, Plan};
 use crate::root::Root;
 use crate::source::{Source, SourceError};
 use crate::spec::SyncSpec;
-use crate::state::{Head, Manifest, StateDir, seal};
+use crate::state::{Head, Manifest, StateDir};
 use crate::transform::ContentError;
 
 mod order;
@@ -159,40 +158,53 @@ pub struct NoObserver;
 impl Observer for NoObserver {}
 
 /// What a transaction is about to change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Changes<'a> {
-    steps: Vec<Cow<'a, Step>>,
+    /// Each path, and whether it is written; else it is deleted.
+    paths: Vec<(&'a RelPathBuf, bool)>,
 }
 
 impl<'a> Changes<'a> {
     pub(crate) fn of(steps: &'a [Step]) -> Self {
-        Self { steps: steps.iter().flat_map(Step::plain).collect() }
+        let mut changes = Self::default();
+        changes.add(steps);
+        changes
+    }
+
+    fn add(&mut self, steps: &'a [Step]) {
+        for step in steps {
+            match step {
+                Step::Put { path, .. } | Step::SetMode { path, .. } => self.paths.push((path, true)),
+                Step::Delete { path, .. } => self.paths.push((path, false)),
+                Step::DirectoryForFile { path, inside, .. } => {
+                    self.paths.push((path, false));
+                    self.add(inside);
+                }
+                Step::FileForDirectory { path, inside, .. } => {
+                    self.add(inside);
+                    self.paths.push((path, true));
+                }
+                Step::MakeDirectory { .. }
+                | Step::RemoveDirectory { .. }
+                | Step::Record { .. }
+                | Step::Forget { .. } => {}
+            }
+        }
     }
 
     /// The files that will be written, or whose mode changes.
     pub fn written(&self) -> impl Iterator<Item = RelPath<'_>> {
-        self.steps.iter().filter_map(|step| match step.as_ref() {
-            Step::Put { path, .. } | Step::SetMode { path, .. } => Some(path.as_path()),
-            _ => None,
-        })
+        self.paths.iter().filter(|(_, written)| *written).map(|(path, _)| path.as_path())
     }
 
     /// The files that will be deleted.
     pub fn deleted(&self) -> impl Iterator<Item = RelPath<'_>> {
-        self.steps.iter().filter_map(|step| match step.as_ref() {
-            Step::Delete { path, .. } => Some(path.as_path()),
-            _ => None,
-        })
+        self.paths.iter().filter(|(_, written)| !*written).map(|(path, _)| path.as_path())
     }
 
     /// The files that will be written or deleted.
     pub fn paths(&self) -> impl Iterator<Item = RelPath<'_>> {
-        self.steps.iter().filter_map(|step| match step.as_ref() {
-            Step::Put { path, .. } | Step::SetMode { path, .. } | Step::Delete { path, .. } => {
-                Some(path.as_path())
-            }
-            _ => None,
-        })
+        self.paths.iter().map(|(path, _)| path.as_path())
     }
 }
 
@@ -316,7 +328,7 @@ impl Transaction<'_> {
             }
         };
         let began = Instant::now();
-        applied.changed = Changes::of(&steps).paths().map(RelPath::to_buf).collect();
+        applied.changed = Changes::of(&steps).paths.into_iter().map(|(path, _)| path.clone()).collect();
         let writes = steps.iter().any(Step::writes);
         if writes {
             plan.head.transaction = transaction;
@@ -338,14 +350,14 @@ impl Transaction<'_> {
         } else {
             self.abandon(transaction);
         }
-        self.finish(&journal, manifest, writes)
+        self.finish(journal, manifest, writes)
             .map_err(|source| ApplyError::Interrupted { path: RelPathBuf::default(), source })?;
         Ok(applied)
     }
 
     /// The commit point: from here on the transaction will be completed, or taken back as a whole.
     fn commit(&self, journal: &Journal) -> io::Result<()> {
-        self.state.write_new("journal", &seal(journal, journal.steps.len())?)?.sync_data()?;
+        self.state.write_sealed("journal", journal)?.sync_data()?;
         self.state.publish("journal")?;
         Ok(rustix::fs::fsync(self.state.fd())?)
     }
@@ -386,13 +398,13 @@ impl Transaction<'_> {
     }
 
     /// Carries out steps that were not planned from a source: a rollback.
-    pub(crate) fn run(&self, journal: &Journal, manifest: Manifest) -> Result<(), ApplyError> {
+    pub(crate) fn run(&self, journal: Journal, manifest: Manifest) -> Result<(), ApplyError> {
         rustix::fs::syncfs(self.root.fd()).map_err(|e| ApplyError::io(RelPath::ROOT, e.into()))?;
-        self.commit(journal).map_err(|e| {
+        self.commit(&journal).map_err(|e| {
             self.abandon(journal.transaction);
             ApplyError::io(RelPath::ROOT, e)
         })?;
-        self.perform(journal)?;
+        self.perform(&journal)?;
         self.finish(journal, manifest, true)
             .map_err(|source| ApplyError::Interrupted { path: RelPathBuf::default(), source })
     }

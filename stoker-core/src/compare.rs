@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::ops::Range;
 
 use crate::layer::{self, Boundaries, Desired, DesiredState, Known, Layer};
 use crate::path::{RelPath, RelPathBuf};
+use crate::path_map::PathMap;
 use crate::pattern::PatternSet;
-use crate::plan::{Action, ActionKind, Counts, Found, From, Need, Plan, PlanError, Warning, Write};
+use crate::plan::{Action, ActionKind, Counts, Found, From, Need, Plan, PlanError, Warning, Write, largest};
 use crate::root::{Cursor, Live, LiveFile, Root, open_file};
 use crate::source::{Entry, Source};
 use crate::spec::{Policy, Prune, SyncSpec};
@@ -100,7 +102,9 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
         manifest: Manifest::default(),
         head,
         previous,
+        layers: Vec::new(),
         transforms: vec![Transform::default()],
+        keys: vec![[0; 16]],
         digest: String::new(),
         emptied: BTreeSet::new(),
         need: Need::default(),
@@ -129,7 +133,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     if same_inputs
         && !look_further
         && plan.manifest.files.len() as u64 == plan.head.files
-        && !drifted(inputs, plan.manifest.files.iter())?
+        && !drifted(inputs, plan.manifest.files.entries())?
     {
         plan.unlisted = true;
         plan.counts.unchanged = plan.head.files;
@@ -137,7 +141,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
         return Ok(plan);
     }
     let as_left =
-        |at: RelPath<'_>| Ok(!inputs.options.check_drift || !drifted(inputs, plan.manifest.below(at))?);
+        |at: RelPath<'_>| Ok(!inputs.options.check_drift || !drifted(inputs, plan.manifest.files.below(at))?);
     let known = Known { manifest: &plan.manifest, as_left: &as_left };
     let comparable = plan.previous.as_ref().is_some_and(|h| h.spec == plan.head.spec)
         && plan.manifest.files.len() as u64 == plan.head.files;
@@ -159,6 +163,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
         });
     }
     plan.transforms = std::mem::take(&mut desired.transforms);
+    plan.keys = plan.transforms.iter().map(|transform| transform.key(&spec.variables)).collect();
     let policies = Policies::new(spec)?;
     let mut comparison =
         Comparison { inputs, boundaries: &boundaries, policies: &policies, layers: &layers, plan: &mut plan };
@@ -168,6 +173,8 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     }
     comparison.keep_needed()?;
     comparison.clear_the_way()?;
+    drop(desired);
+    plan.layers = layers;
     guard(&mut plan, inputs)?;
     Ok(plan)
 }
@@ -186,15 +193,10 @@ fn spec_digest(spec: &SyncSpec, layers: &[Layer]) -> String {
 }
 
 /// Whether any of some owned files does not look as it was left.
-fn drifted<'m>(
-    inputs: &Inputs<'_>,
-    files: impl Iterator<Item = (&'m RelPathBuf, &'m ManifestEntry)>,
-) -> Result<bool, PlanError> {
+fn drifted(inputs: &Inputs<'_>, files: &[(RelPathBuf, Box<ManifestEntry>)]) -> Result<bool, PlanError> {
     let mut cursor = inputs.root.cursor();
     for (path, entry) in files {
-        let live =
-            cursor.live(path.as_path()).map_err(|source| PlanError::Live { path: path.clone(), source })?;
-        if !matches!(live, Live::File(file) if file.id == entry.stat) {
+        if !matches!(look(path, &mut cursor)?, Live::File(file) if file.id == entry.stat) {
             return Ok(true);
         }
     }
@@ -237,26 +239,22 @@ impl Comparison<'_, '_> {
     fn run(&mut self, desired: &DesiredState) -> Result<(), PlanError> {
         let mut cursor = self.inputs.root.cursor();
         let mut base = std::mem::take(&mut self.plan.manifest.files);
-        let mut paths: Vec<&RelPathBuf> = desired.files.keys().collect();
-        let vanished: Vec<RelPathBuf> = base
-            .keys()
-            .filter(|p| !desired.files.contains_key(*p) && !desired.covers(p.as_path()))
-            .cloned()
-            .collect();
-        paths.extend(&vanished);
-        paths.sort_unstable();
-        for path in paths {
-            let live = cursor
-                .live(path.as_path())
-                .map_err(|source| PlanError::Live { path: path.clone(), source })?;
-            match desired.files.get(path) {
-                Some(wanted) => self.wanted(path, wanted, base.get_mut(path), live, &mut cursor)?,
-                None => {
-                    if let Some(entry) = base.get(path) {
-                        self.vanished(path, entry, live, desired, &mut cursor)?;
-                    }
+        let mut wanted = desired.files.entries().iter().peekable();
+        for owned in uncovered(&base, &desired.covered) {
+            for at in owned {
+                let (path, _) = &base.entries()[at];
+                while let Some((path, wanted)) = wanted.next_if(|(wanted, _)| wanted < path) {
+                    self.wanted(path, wanted, None, &mut cursor)?;
+                }
+                let (path, entry) = base.entry_mut(at);
+                match wanted.next_if(|(wanted, _)| wanted == path) {
+                    Some((_, wanted)) => self.wanted(path, wanted, Some(entry), &mut cursor)?,
+                    None => self.vanished(path, entry, desired, &mut cursor)?,
                 }
             }
+        }
+        for (path, wanted) in wanted {
+            self.wanted(path, wanted, None, &mut cursor)?;
         }
         self.plan.manifest.files = base;
         let kept = |a: &&Action| {
@@ -275,14 +273,13 @@ impl Comparison<'_, '_> {
         path: &RelPathBuf,
         wanted: &Desired,
         mut base: Option<&mut ManifestEntry>,
-        live: Live,
         cursor: &mut Cursor<'_>,
     ) -> Result<(), PlanError> {
-        if base.is_none() && live != Live::Absent && matches!(self.from(path, wanted)?, From::Generated(_)) {
+        let live = look(path, cursor)?;
+        if matches!(self.from(path, wanted)?, From::Generated(_)) && base.is_none() && live != Live::Absent {
             return Ok(());
         }
-        let transform = &self.plan.transforms[wanted.transform as usize];
-        let key = transform.key(&self.inputs.spec.variables);
+        let key = self.plan.keys[wanted.transform as usize];
         let same = base.as_deref().is_some_and(|b| b.id == wanted.id && b.transform == key);
         let file = self.file_at(path, live)?;
         let mut digest = None;
@@ -327,9 +324,6 @@ impl Comparison<'_, '_> {
             self.plan.counts.unchanged += 1;
             return Ok(());
         };
-        let limit = self.layers.get(wanted.layer as usize);
-        let limit = limit
-            .map_or(self.inputs.spec.limits.max_file_bytes, |layer| layer.max_file_bytes(self.inputs.spec));
         self.plan.actions.push(Action {
             path: path.clone(),
             kind,
@@ -338,16 +332,15 @@ impl Comparison<'_, '_> {
             mapping: Some(wanted.layer),
             write: Some(Write {
                 id: wanted.id,
-                from: self.from(path, wanted)?,
                 size: wanted.size,
                 executable: wanted.executable,
                 transform: wanted.transform,
-                key,
-                limit,
-                digest: digest.filter(|_| matches!(kind, ActionKind::Adopt | ActionKind::SetMode)),
+                digest: digest
+                    .filter(|_| matches!(kind, ActionKind::Adopt | ActionKind::SetMode))
+                    .map(Box::new),
             }),
             base: base.cloned().map(Box::new),
-            live: file,
+            live: file.map(Box::new),
             found,
         });
         Ok(())
@@ -357,10 +350,10 @@ impl Comparison<'_, '_> {
         &mut self,
         path: &RelPathBuf,
         base: &ManifestEntry,
-        live: Live,
         desired: &DesiredState,
         cursor: &mut Cursor<'_>,
     ) -> Result<(), PlanError> {
+        let live = look(path, cursor)?;
         let missing_source = desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path()));
         let never_pruned = self.inputs.spec.prune == Prune::Never && live != Live::Absent;
         let forbidden = self.boundaries.forbids(path.as_path());
@@ -368,7 +361,7 @@ impl Comparison<'_, '_> {
             self.plan.counts.unchanged += 1;
             return Ok(());
         }
-        let action = |kind, reason, rule, file, found| Action {
+        let action = |kind, reason, rule, file: Option<LiveFile>, found| Action {
             path: path.clone(),
             kind,
             reason,
@@ -376,12 +369,12 @@ impl Comparison<'_, '_> {
             mapping: None,
             write: None,
             base: Some(Box::new(base.clone())),
-            live: file,
+            live: file.map(Box::new),
             found,
         };
         if forbidden.is_some() {
-            let reason = "excluded or protected now; it stays as it is";
-            self.plan.actions.push(action(ActionKind::Forget, reason, forbidden, None, found(live)));
+            let (reason, rule) = ("excluded or protected now; it stays as it is", forbidden.map(Into::into));
+            self.plan.actions.push(action(ActionKind::Forget, reason, rule, None, found(live)));
             return Ok(());
         }
         let file = self.file_at(path, live)?;
@@ -471,16 +464,10 @@ impl Comparison<'_, '_> {
     }
 
     fn from(&self, path: &RelPathBuf, wanted: &Desired) -> Result<From, PlanError> {
-        let number = wanted.layer as usize;
-        let Some(layer) = self.layers.get(number) else {
-            return Ok(From::Generated(number - self.layers.len()));
-        };
-        let source = layer.source_of(path.as_path()).map_err(|error| PlanError::Entry {
-            origin: layer.origin.clone(),
-            directory: layer.source.clone(),
-            error,
-        })?;
-        Ok(From::Source(source))
+        From::of(path.as_path(), wanted.layer, self.layers).map_err(|error| {
+            let layer = &self.layers[wanted.layer as usize];
+            PlanError::Entry { origin: layer.origin.clone(), directory: layer.source.clone(), error }
+        })
     }
 
     fn desired(
@@ -492,8 +479,7 @@ impl Comparison<'_, '_> {
         let spec = self.inputs.spec;
         let mut reader = self.from(path, wanted)?.open(&wanted.id, self.inputs.source, spec)?;
         let transform = &self.plan.transforms[wanted.transform as usize];
-        let layer = self.layers.get(wanted.layer as usize);
-        let limit = layer.map_or(spec.limits.max_file_bytes, |layer| layer.max_file_bytes(spec));
+        let limit = largest(Some(wanted.layer), self.layers, spec);
         produce(path.as_path(), &mut reader, wanted.size, transform, &spec.variables, limit, write)?
             .map_err(|source| PlanError::Live { path: path.clone(), source })
     }
@@ -509,11 +495,25 @@ const fn found(live: Live) -> Found {
     }
 }
 
-fn policy_rule(policy: Policy, pattern: Option<&str>) -> String {
+fn look(path: &RelPathBuf, cursor: &mut Cursor<'_>) -> Result<Live, PlanError> {
+    cursor.live(path.as_path()).map_err(|source| PlanError::Live { path: path.clone(), source })
+}
+
+/// Where in `files` those are that lie in no directory of `covered`, of which none lies in another.
+fn uncovered<V>(files: &PathMap<V>, covered: &BTreeSet<RelPathBuf>) -> Vec<Range<usize>> {
+    let mut ranges: Vec<_> = covered.iter().map(|directory| files.range_below(directory.as_path())).collect();
+    ranges.sort_unstable_by_key(|range| (range.start, range.end));
+    ranges.push(files.len()..files.len());
+    let mut from = 0;
+    ranges.into_iter().map(|range| std::mem::replace(&mut from, range.end)..range.start).collect()
+}
+
+fn policy_rule(policy: Policy, pattern: Option<&str>) -> Box<str> {
     match pattern {
         Some(pattern) => format!("policy {} of {pattern}", policy.as_str()),
         None => format!("policy {}", policy.as_str()),
     }
+    .into()
 }
 
 fn open_live(path: RelPath<'_>, cursor: &mut Cursor<'_>) -> std::io::Result<std::fs::File> {

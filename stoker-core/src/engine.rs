@@ -208,7 +208,7 @@ impl Engine {
         let manifest = self.state()?.map_or(Ok(None), |state| state.manifest());
         let manifest =
             manifest.map_err(|source| OpenError::State { path: self.root.path().to_owned(), source })?;
-        Ok(manifest.unwrap_or_default().files.into_keys().collect())
+        Ok(manifest.unwrap_or_default().files.into_entries().into_iter().map(|(path, _)| path).collect())
     }
 
     /// The transactions that are kept, oldest first.
@@ -391,10 +391,10 @@ impl Session<'_> {
     /// # Errors
     /// When the transaction is not kept any more, or a write fails.
     pub fn rollback(&self, transaction: Option<u64>) -> Result<Past, RollbackError> {
-        let journal = self.transaction().rollback(transaction)?;
-        let past = history::past(&self.state)
-            .map_err(|source| RollbackError::Read { transaction: journal.transaction, source })?;
-        past.into_iter().find(|p| p.transaction == journal.transaction).ok_or(RollbackError::Nothing)
+        let transaction = self.transaction().rollback(transaction)?;
+        let past =
+            history::past(&self.state).map_err(|source| RollbackError::Read { transaction, source })?;
+        past.into_iter().find(|p| p.transaction == transaction).ok_or(RollbackError::Nothing)
     }
 
     #[cfg(feature = "archive")]

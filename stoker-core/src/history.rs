@@ -13,7 +13,7 @@ use crate::journal::{Journal, Step};
 use crate::path::RelPathBuf;
 use crate::plan::ActionKind;
 use crate::root::{Live, live_at};
-use crate::state::{LAST_TRANSACTION, StateDir, unseal};
+use crate::state::{LAST_TRANSACTION, StateDir};
 
 mod contents;
 mod kept;
@@ -290,7 +290,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn journal(state: &StateDir, transaction: u64) -> io::Result<Option<Journal>> {
-    Ok(state.read(&format!("history/{transaction}/journal"))?.and_then(|bytes| unseal(&bytes)))
+    Ok(state.read_sealed(&format!("history/{transaction}/journal"))?.flatten())
 }
 
 /// Removes the directory of a transaction that kept nothing.

@@ -53,7 +53,7 @@ impl Journal {
     }
 }
 
-/// One step, in the order they are taken.
+/// One step, in the order they are taken. Small: a first sync has one for every file and directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Step {
     MakeDirectory {
@@ -62,7 +62,7 @@ pub(crate) enum Step {
     Put {
         path: RelPathBuf,
         slot: u32,
-        entry: ManifestEntry,
+        entry: Box<ManifestEntry>,
         before: Option<Box<ManifestEntry>>,
     },
     SetMode {
@@ -81,7 +81,7 @@ pub(crate) enum Step {
     /// Nothing happens to the file; the manifest learns about it.
     Record {
         path: RelPathBuf,
-        entry: ManifestEntry,
+        entry: Box<ManifestEntry>,
         before: Option<Box<ManifestEntry>>,
     },
     /// Nothing happens to the file; the manifest forgets about it.
@@ -100,7 +100,7 @@ pub(crate) enum Step {
     FileForDirectory {
         path: RelPathBuf,
         slot: u32,
-        entry: ManifestEntry,
+        entry: Box<ManifestEntry>,
         before: Option<Box<ManifestEntry>>,
         inside: Vec<Step>,
     },
@@ -122,21 +122,34 @@ impl Step {
     }
 
     /// The step as what it does to single paths.
-    pub(crate) fn plain(&self) -> Vec<Cow<'_, Self>> {
-        match self {
+    pub(crate) fn plain(&self) -> impl DoubleEndedIterator<Item = Cow<'_, Self>> {
+        let (first, inside, last) = match self {
             Self::DirectoryForFile { path, slot, before, inside } => {
                 let (path, before) = (path.clone(), before.clone());
-                std::iter::once(Cow::Owned(Self::Delete { path, slot: *slot, before }))
-                    .chain(inside.iter().map(Cow::Borrowed))
-                    .collect()
+                (Some(Self::Delete { path, slot: *slot, before }), inside.as_slice(), None)
             }
             Self::FileForDirectory { path, slot, entry, before, inside } => {
                 let (path, entry, before) = (path.clone(), entry.clone(), before.clone());
-                let put = Self::Put { path, slot: *slot, entry, before };
-                inside.iter().map(Cow::Borrowed).chain(std::iter::once(Cow::Owned(put))).collect()
+                (None, inside.as_slice(), Some(Self::Put { path, slot: *slot, entry, before }))
             }
-            step => vec![Cow::Borrowed(step)],
-        }
+            step => (None, std::slice::from_ref(step), None),
+        };
+        let owned = |step: Option<Self>| step.into_iter().map(Cow::Owned);
+        owned(first).chain(inside.iter().map(Cow::Borrowed)).chain(owned(last))
+    }
+
+    /// As [`Step::plain`].
+    pub(crate) fn into_plain(self) -> impl Iterator<Item = Self> {
+        let (first, inside, last) = match self {
+            Self::DirectoryForFile { path, slot, before, inside } => {
+                (Some(Self::Delete { path, slot, before }), inside, None)
+            }
+            Self::FileForDirectory { path, slot, entry, before, inside } => {
+                (None, inside, Some(Self::Put { path, slot, entry, before }))
+            }
+            step => (Some(step), Vec::new(), None),
+        };
+        first.into_iter().chain(inside).chain(last)
     }
 
     /// Whether the step touches a file of the destination.

@@ -1,6 +1,5 @@
 //! From mappings to the desired state: templates resolved, sources listed, excludes and protections applied.
 
-use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
@@ -8,11 +7,12 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::json::JsonPath;
 use crate::path::{PathError, RelPath, RelPathBuf};
+use crate::path_map::PathMap;
 use crate::pattern::{PatternSet, RuleIndex};
 use crate::plan::{PlanError, Warning};
 use crate::source::{ContentId, Entry, EntryKind, Source};
 use crate::spec::{Mapping, MappingKind, SyncSpec};
-use crate::state::{Manifest, STATE_DIRECTORY, below, is_own};
+use crate::state::{Manifest, STATE_DIRECTORY, is_own};
 use crate::template::{Template, Variables};
 use crate::transform::Transform;
 
@@ -57,7 +57,7 @@ pub(crate) struct Desired {
 /// Everything that the destination should hold.
 #[derive(Debug, Default)]
 pub(crate) struct DesiredState {
-    pub(crate) files: BTreeMap<RelPathBuf, Desired>,
+    pub(crate) files: PathMap<Desired>,
     pub(crate) transforms: Vec<Transform>,
     /// Destinations of mappings whose source is missing: nothing below them is deleted.
     pub(crate) untouched: Vec<RelPathBuf>,
@@ -67,7 +67,7 @@ pub(crate) struct DesiredState {
     /// Owned files below them.
     pub(crate) covered_files: u64,
     /// Which tree each directory is made from; see [`Manifest::trees`].
-    pub(crate) trees: BTreeMap<RelPathBuf, ContentId>,
+    pub(crate) trees: PathMap<ContentId>,
 }
 
 impl DesiredState {
@@ -260,6 +260,8 @@ pub(crate) fn list(
         spec,
         warnings,
         state: DesiredState { transforms: vec![Transform::default()], ..DesiredState::default() },
+        files: Vec::new(),
+        trees: Vec::new(),
         transform_keys: HashMap::new(),
         overlaps: BTreeMap::new(),
         known,
@@ -279,7 +281,12 @@ pub(crate) fn list(
             listing.idle_patches(layer);
         }
     }
-    let Listing { mut state, overlaps, warnings, covered_bytes, .. } = listing;
+    listing.settled_count()?;
+    let Listing { mut state, files, mut trees, overlaps, warnings, covered_bytes, .. } = listing;
+    state.files = PathMap::from_sorted(files);
+    // Mostly in order already.
+    trees.sort();
+    state.trees = PathMap::from_sorted(trees);
     let origin = |number: u32| layers.get(number as usize).map_or_else(String::new, |l| l.origin.clone());
     warnings.extend(overlaps.into_iter().map(|((loses, wins), (path, files))| Warning::Overlap {
         path,
@@ -292,18 +299,19 @@ pub(crate) fn list(
         let generated = || spec.generated.get(number as usize - layers.len()).map(|g| g.origin.clone());
         layers.get(number as usize).map(|l| l.origin.clone()).or_else(generated).unwrap_or_default()
     })?;
-    state.total_bytes = covered_bytes + state.files.values().filter_map(|f| f.size).sum::<u64>();
-    twins(state.files.keys().chain(&state.covered), state.files.len())?;
+    state.total_bytes = covered_bytes + state.files.entries().iter().filter_map(|(_, f)| f.size).sum::<u64>();
+    twins(state.files.paths().chain(&state.covered), state.files.len())?;
     Ok(state)
 }
 
 /// Adds the generated files that are needed and that no layer brings.
 fn generate(state: &mut DesiredState, layers: usize, boundaries: &Boundaries, spec: &SyncSpec) {
+    let mut missing = Vec::new();
     for (number, generated) in spec.generated.iter().enumerate() {
         let (needed_by, path) = (generated.needed_by.as_path(), &generated.path);
-        let needed = below(&state.files, needed_by).next().is_some()
+        let needed = !state.files.below(needed_by).is_empty()
             || state.covered.iter().any(|directory| directory.as_path().starts_with(needed_by));
-        let brought = state.files.contains_key(path) || state.covers(path.as_path());
+        let brought = state.files.contains(path.as_str()) || state.covers(path.as_path());
         if needed && !brought && boundaries.allows(path.as_path()) {
             let wanted = Desired {
                 id: ContentId::of(generated.content.as_bytes()),
@@ -312,9 +320,10 @@ fn generate(state: &mut DesiredState, layers: usize, boundaries: &Boundaries, sp
                 layer: (layers + number) as u32,
                 transform: 0,
             };
-            state.files.insert(path.clone(), wanted);
+            missing.push((path.clone(), Some(wanted)));
         }
     }
+    state.files.change(missing);
 }
 
 struct Listing<'a> {
@@ -323,6 +332,9 @@ struct Listing<'a> {
     spec: &'a SyncSpec,
     warnings: &'a mut Vec<Warning>,
     state: DesiredState,
+    /// As they come, then [settled](Listing::settle): in order, one for each path.
+    files: Vec<(RelPathBuf, Desired)>,
+    trees: Vec<(RelPathBuf, ContentId)>,
     transform_keys: HashMap<String, u32>,
     /// Which layers bring the same path: the first path and their number, by losing and winning layer.
     overlaps: BTreeMap<(u32, u32), (RelPathBuf, u64)>,
@@ -399,32 +411,56 @@ impl Listing<'_> {
             && known.manifest.trees.get(to.as_str()) == Some(&id)
             && (known.as_left)(to)?
         {
-            for (path, entry) in known.manifest.below(to) {
+            for (path, entry) in known.manifest.files.below(to) {
                 self.state.covered_files += 1;
                 self.covered_bytes += entry.stat.size;
                 self.patched.extend(layer.patches(path.as_path()).map(|(patch, _)| patch));
             }
-            let trees = below(&known.manifest.trees, to).map(|(path, id)| (path.clone(), *id));
-            self.state.trees.extend(trees);
-            self.state.trees.insert(to.to_buf(), id);
-            self.state.covered.insert(to.to_buf());
+            let to = to.to_buf();
+            self.trees.extend_from_slice(known.manifest.trees.below(to.as_path()));
+            self.trees.push((to.clone(), id));
+            self.state.covered.insert(to);
             return self.count();
         }
         let warnings = self.warnings.len();
         self.directory(number, layer, from, to, excluded_by)?;
         // What has to be said again next time has to be listed again.
         if self.warnings.len() == warnings {
-            self.state.trees.insert(to.to_buf(), id);
+            self.trees.push((to.to_buf(), id));
         }
         Ok(())
     }
 
-    fn count(&self) -> Result<(), PlanError> {
+    /// Stops where far too many files come. Those that several layers bring count once, so they are put in order first.
+    fn count(&mut self) -> Result<(), PlanError> {
+        let some = self.files.len() as u64 + self.state.covered_files;
+        if some > self.spec.limits.max_files.saturating_mul(2) { self.settled_count() } else { Ok(()) }
+    }
+
+    /// Stops where there are too many files.
+    fn settled_count(&mut self) -> Result<(), PlanError> {
+        self.settle();
         let limit = self.spec.limits.max_files;
-        if self.state.files.len() as u64 + self.state.covered_files > limit {
+        if self.files.len() as u64 + self.state.covered_files > limit {
             return Err(PlanError::TooManyFiles { limit });
         }
         Ok(())
+    }
+
+    /// Puts the files in order; of several at one path, that of the last layer stays.
+    fn settle(&mut self) {
+        self.files.sort_unstable_by(|(a, one), (b, other)| a.cmp(b).then(one.layer.cmp(&other.layer)));
+        let overlaps = &mut self.overlaps;
+        // What is dropped is the second one, so the winner moves to the first.
+        self.files.dedup_by(|(path, wins), (first, loses)| {
+            let same = path == first;
+            if same {
+                let pair = (loses.layer, wins.layer);
+                overlaps.entry(pair).or_insert_with(|| (path.clone(), 0)).1 += 1;
+                *loses = wins.clone();
+            }
+            same
+        });
     }
 
     fn directory(
@@ -489,16 +525,7 @@ impl Listing<'_> {
         let transform = self.transform(layer, path.as_path())?;
         let executable = entry.kind == EntryKind::Executable;
         let wanted = Desired { id, size: entry.size, executable, layer: number, transform };
-        match self.state.files.entry(path) {
-            Slot::Vacant(slot) => {
-                slot.insert(wanted);
-            }
-            Slot::Occupied(mut slot) => {
-                let pair = (slot.get().layer, number);
-                self.overlaps.entry(pair).or_insert_with(|| (slot.key().clone(), 0)).1 += 1;
-                slot.insert(wanted);
-            }
-        }
+        self.files.push((path, wanted));
         self.count()
     }
 
@@ -536,21 +563,16 @@ impl Listing<'_> {
 /// Refuses a path that one layer makes a file and another one a directory.
 fn files_and_directories(state: &DesiredState, origin: impl Fn(u32) -> String) -> Result<(), PlanError> {
     let mut last_parent = RelPath::ROOT;
-    for (below, desired) in &state.files {
+    for (below, desired) in state.files.entries() {
         let parent = below.as_path().parent().unwrap_or(RelPath::ROOT);
         if parent == last_parent {
             continue;
         }
         last_parent = parent;
-        let above = below.as_path().ancestors().find_map(|above| state.files.get_key_value(above.as_str()));
-        if let Some((path, file)) = above {
-            let (file, directory) = (origin(file.layer), origin(desired.layer));
-            return Err(PlanError::FileAndDirectory {
-                path: path.clone(),
-                file,
-                below: below.clone(),
-                directory,
-            });
+        let file = |above: RelPath<'_>| Some((above.to_buf(), state.files.get(above.as_str())?.layer));
+        if let Some((path, file)) = below.as_path().ancestors().find_map(file) {
+            let (file, directory) = (origin(file), origin(desired.layer));
+            return Err(PlanError::FileAndDirectory { path, file, below: below.clone(), directory });
         }
     }
     Ok(())

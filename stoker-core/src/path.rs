@@ -4,8 +4,9 @@
 //! directory and fits every file system that a gateway runs on. Check once, at the edge; after that the type is the
 //! proof.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -64,9 +65,9 @@ pub enum PathError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath<'a>(&'a str);
 
-/// An owned relative path. Ordered byte by byte, like its text.
+/// An owned relative path. Ordered byte by byte, like its text. Clones share the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct RelPathBuf(Box<str>);
+pub struct RelPathBuf(Arc<str>);
 
 impl<'a> RelPath<'a> {
     /// The root itself.
@@ -151,6 +152,25 @@ impl<'a> RelPath<'a> {
             (_, true) => self.0.to_owned(),
             _ => format!("{}/{}", self.0, tail.0),
         };
+        check_length(&text)?;
+        Ok(RelPathBuf(text.into()))
+    }
+
+    /// This path with another end: `kept` bytes of it stay.
+    ///
+    /// Only the components that are not of this path are checked, so that reading a list of many paths stays cheap.
+    pub(crate) fn with_end(self, kept: usize, end: &str) -> Result<RelPathBuf, PathError> {
+        let kept = self.0.get(..kept).ok_or_else(|| PathError::NotUtf8(self.0.to_owned()))?;
+        let text = [kept, end].concat();
+        let checked = kept.rfind('/').map_or(0, |slash| slash + 1);
+        for component in text[checked..].split('/') {
+            match component {
+                // The root.
+                "" if text.is_empty() => {}
+                "" | "." => return Err(PathError::EmptyComponent(text)),
+                _ => check_component(&text, component)?,
+            }
+        }
         check_length(&text)?;
         Ok(RelPathBuf(text.into()))
     }
@@ -244,7 +264,11 @@ fn check_component(whole: &str, component: &str) -> Result<(), PathError> {
 /// spaces and the short name `git~1` (NTFS), code points that HFS+ ignores, and NTFS stream suffixes
 /// (git's `verify_path`, `is_ntfs_dotgit` and `is_hfs_dotgit`).
 fn is_git_name(component: &str) -> bool {
-    let visible: String = component.chars().filter(|c| !is_ignored_by_hfs(*c)).collect();
+    let visible: Cow<'_, str> = if component.is_ascii() {
+        component.into()
+    } else {
+        component.chars().filter(|c| !is_ignored_by_hfs(*c)).collect()
+    };
     let base = visible.split(':').next().unwrap_or_default().trim_end_matches(['.', ' ']);
     base.eq_ignore_ascii_case(".git") || base.eq_ignore_ascii_case("git~1")
 }
@@ -362,6 +386,18 @@ mod tests {
                 prop_assert!(!path.as_str().starts_with('/'));
                 prop_assert_eq!(RelPathBuf::parse(&path.to_string()).unwrap(), path);
             }
+        }
+
+        /// A path made from another one is judged as if it were read as a whole.
+        #[test]
+        fn another_end_makes_a_path_or_none(
+            start in "[a-c]{1,2}(/[a-c]{1,2}){0,2}", kept in 0..9usize, end in r"[ab./\~g]{0,6}|\.?git|\.\./a"
+        ) {
+            let start = RelPathBuf::parse(&start).unwrap();
+            let Some(whole) = start.as_str().get(..kept).map(|kept| format!("{kept}{end}")) else { return Ok(()) };
+            let read = RelPathBuf::parse(&whole).ok().filter(|path| path.as_str() == whole);
+            let read = if whole.is_empty() { Some(RelPathBuf::default()) } else { read };
+            prop_assert_eq!(start.as_path().with_end(kept, &end).ok(), read);
         }
 
         #[test]

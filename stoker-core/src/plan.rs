@@ -6,11 +6,12 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::history::Held;
-use crate::path::{RelPath, RelPathBuf};
+use crate::layer::Layer;
+use crate::path::{PathError, RelPath, RelPathBuf};
 use crate::root::LiveFile;
-use crate::source::{Source, SourceError};
+use crate::source::{ContentId, Source, SourceError};
 use crate::spec::SyncSpec;
-use crate::state::{Head, Manifest, ManifestEntry};
+use crate::state::{Digest, Head, Manifest, ManifestEntry};
 use crate::transform::{ContentError, Transform, produce};
 
 mod error;
@@ -155,7 +156,7 @@ impl fmt::Display for ActionKind {
     }
 }
 
-/// One path of the plan.
+/// One path of the plan. Small: a first sync has one for every file.
 #[derive(Debug, Clone)]
 pub struct Action {
     /// The path in the destination.
@@ -165,12 +166,12 @@ pub struct Action {
     /// Why, in words.
     pub reason: &'static str,
     /// The exclude pattern, protection or policy that decided, where one did.
-    pub rule: Option<String>,
+    pub rule: Option<Box<str>>,
     /// The mapping that brings it; none for what vanished from the source.
     pub mapping: Option<u32>,
     pub(crate) write: Option<Write>,
     pub(crate) base: Option<Box<ManifestEntry>>,
-    pub(crate) live: Option<LiveFile>,
+    pub(crate) live: Option<Box<LiveFile>>,
     pub(crate) found: Found,
 }
 
@@ -203,16 +204,12 @@ pub enum Found {
 /// What is to be written.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
-    pub(crate) id: crate::source::ContentId,
-    pub(crate) from: From,
+    pub(crate) id: ContentId,
     pub(crate) size: Option<u64>,
     pub(crate) executable: bool,
     pub(crate) transform: u32,
-    pub(crate) key: [u8; 16],
-    /// The largest size that is accepted, in bytes.
-    pub(crate) limit: u64,
     /// Known when the plan had to look at the content already.
-    pub(crate) digest: Option<[u8; 32]>,
+    pub(crate) digest: Option<Box<Digest>>,
 }
 
 /// Where a content comes from.
@@ -225,10 +222,19 @@ pub(crate) enum From {
 }
 
 impl From {
+    /// Where the file at `path` comes from, which layer `number` brings, or beyond the layers, a generated file is.
+    pub(crate) fn of(path: RelPath<'_>, number: u32, layers: &[Layer]) -> Result<Self, PathError> {
+        let number = number as usize;
+        Ok(match layers.get(number) {
+            Some(layer) => Self::Source(layer.source_of(path)?),
+            None => Self::Generated(number - layers.len()),
+        })
+    }
+
     /// Opens the content.
     pub(crate) fn open<'a>(
         &self,
-        id: &crate::source::ContentId,
+        id: &ContentId,
         source: &'a dyn Source,
         spec: &'a SyncSpec,
     ) -> Result<Box<dyn std::io::Read + 'a>, SourceError> {
@@ -279,7 +285,10 @@ pub struct Plan {
     pub(crate) manifest: Manifest,
     pub(crate) head: Head,
     pub(crate) previous: Option<Head>,
+    pub(crate) layers: Vec<Layer>,
     pub(crate) transforms: Vec<Transform>,
+    /// The key of each transform.
+    pub(crate) keys: Vec<[u8; 16]>,
     pub(crate) digest: String,
     /// Directories of others that a mirror leaves empty.
     pub(crate) emptied: BTreeSet<RelPathBuf>,
@@ -346,7 +355,7 @@ impl Plan {
             Ok(())
         };
         // Memory takes whatever it is given.
-        let _ = self.content(action.path.as_path(), write, source, spec, &mut keep)?;
+        let _ = self.content(action, write, source, spec, &mut keep)?;
         Ok(Some(content))
     }
 
@@ -356,7 +365,7 @@ impl Plan {
         let mut total = 0;
         for action in self.actions.iter().filter(|a| a.kind.writes()) {
             let Some(write) = &action.write else { continue };
-            let written = self.content(action.path.as_path(), write, source, spec, &mut |bytes| {
+            let written = self.content(action, write, source, spec, &mut |bytes| {
                 total += bytes.len() as u64;
                 Ok(())
             })?;
@@ -371,14 +380,33 @@ impl Plan {
     /// Hands the bytes of one write to `sink`, checked and transformed.
     pub(crate) fn content(
         &self,
-        path: RelPath<'_>,
+        action: &Action,
         write: &Write,
         source: &dyn Source,
         spec: &SyncSpec,
         sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<std::io::Result<()>, ContentError> {
-        let mut reader = write.from.open(&write.id, source, spec)?;
+        let path = action.path.as_path();
+        let from = self.from(action).ok_or_else(|| SourceError::Missing { path: path.to_buf() })?;
+        let mut reader = from.open(&write.id, source, spec)?;
         let transform = &self.transforms[write.transform as usize];
-        produce(path, &mut reader, write.size, transform, &spec.variables, write.limit, sink)
+        let limit = largest(action.mapping, &self.layers, spec);
+        produce(path, &mut reader, write.size, transform, &spec.variables, limit, sink)
     }
+
+    /// Where the content of an action comes from.
+    pub(crate) fn from(&self, action: &Action) -> Option<From> {
+        From::of(action.path.as_path(), action.mapping?, &self.layers).ok()
+    }
+
+    /// What is done to a content on the way; zero for nothing.
+    pub(crate) fn key(&self, write: &Write) -> [u8; 16] {
+        self.keys[write.transform as usize]
+    }
+}
+
+/// The largest file that is accepted from a mapping, in bytes.
+pub(crate) fn largest(mapping: Option<u32>, layers: &[Layer], spec: &SyncSpec) -> u64 {
+    let layer = mapping.and_then(|number| layers.get(number as usize));
+    layer.map_or(spec.limits.max_file_bytes, |layer| layer.max_file_bytes(spec))
 }

@@ -2,7 +2,7 @@
 
 use crate::layer::{self, Boundaries, Layer};
 use crate::path::{RelPath, RelPathBuf};
-use crate::plan::{From, PlanError};
+use crate::plan::{From, PlanError, largest};
 use crate::source::{Entry, Source};
 use crate::spec::SyncSpec;
 use crate::transform::produce;
@@ -38,21 +38,15 @@ pub fn render(
     let boundaries = Boundaries::new(spec)?;
     let desired = layer::list(source, &layers, &roots, &boundaries, spec, None, &mut Vec::new())?;
     let Some(wanted) = desired.files.get(path.as_str()) else { return Ok(None) };
-    let number = wanted.layer as usize;
-    let (from, mapping, limit) = match layers.get(number) {
-        Some(layer) => {
-            let place = layer.source_of(path).map_err(|error| PlanError::Entry {
-                origin: layer.origin.clone(),
-                directory: layer.source.clone(),
-                error,
-            })?;
-            (From::Source(place), layer.origin.clone(), layer.max_file_bytes(spec))
-        }
-        None => {
-            let generated = number - layers.len();
-            let origin = spec.generated.get(generated).map(|g| g.origin.clone()).unwrap_or_default();
-            (From::Generated(generated), origin, spec.limits.max_file_bytes)
-        }
+    let from = From::of(path, wanted.layer, &layers).map_err(|error| PlanError::Entry {
+        origin: String::new(),
+        directory: path.parent().unwrap_or(RelPath::ROOT).to_buf(),
+        error,
+    })?;
+    let limit = largest(Some(wanted.layer), &layers, spec);
+    let mapping = match &from {
+        From::Source(_) => layers[wanted.layer as usize].origin.clone(),
+        From::Generated(number) => spec.generated[*number].origin.clone(),
     };
     let transform = &desired.transforms[wanted.transform as usize];
     let mut content = Vec::new();

@@ -86,13 +86,30 @@ impl serde::Serialize for ContentId {
 
 impl<'de> serde::Deserialize<'de> for ContentId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-        let id = if deserializer.is_human_readable() {
-            Self::from_hex(&String::deserialize(deserializer)?)
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_string(IdVisitor)
         } else {
-            Self::new(<&[u8]>::deserialize(deserializer)?)
-        };
-        id.ok_or_else(|| D::Error::custom("a content id has 1 to 32 bytes"))
+            deserializer.deserialize_byte_buf(IdVisitor)
+        }
+    }
+}
+
+/// Takes the text or the bytes as they are read: there may be no whole to borrow from.
+struct IdVisitor;
+
+impl serde::de::Visitor<'_> for IdVisitor {
+    type Value = ContentId;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a content id of 1 to 32 bytes")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ContentId, E> {
+        ContentId::from_hex(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<ContentId, E> {
+        ContentId::new(bytes).ok_or_else(|| E::invalid_length(bytes.len(), &self))
     }
 }
 

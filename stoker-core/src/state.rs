@@ -11,18 +11,19 @@
 //!   history/TX/N      what transaction TX replaced, with its journal and the digests (kept)
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::path::{RelPath, RelPathBuf};
+use crate::path_map::PathMap;
 use crate::root::{Root, StatId};
+use crate::sealed::{seal, unseal};
 use crate::source::ContentId;
 
 /// The name of the engine's own directory inside the destination. Always protected.
@@ -30,8 +31,6 @@ pub const STATE_DIRECTORY: &str = ".stoker";
 
 /// The highest number of a transaction that is believed: one above it is damage, and counting on from it would end.
 pub(crate) const LAST_TRANSACTION: u64 = 1 << 53;
-
-const MAGIC: &[u8; 8] = b"STOKER\x00\x03";
 
 /// A BLAKE3 digest of written bytes.
 pub(crate) type Digest = [u8; 32];
@@ -42,8 +41,10 @@ pub(crate) struct ManifestEntry {
     /// The content id in the source.
     pub(crate) id: ContentId,
     /// What was done to the content on the way; zero for nothing.
+    #[serde(with = "exact")]
     pub(crate) transform: [u8; 16],
     /// The digest of the written bytes.
+    #[serde(with = "exact")]
     pub(crate) digest: Digest,
     pub(crate) executable: bool,
     /// How the file looked right after the write; all zero when that is not known.
@@ -53,31 +54,47 @@ pub(crate) struct ManifestEntry {
 /// What is owned, by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
-    pub(crate) files: BTreeMap<RelPathBuf, ManifestEntry>,
+    pub(crate) files: PathMap<Box<ManifestEntry>>,
     /// Directories that the engine made, and may remove when they are empty.
-    pub(crate) directories: BTreeSet<RelPathBuf>,
+    pub(crate) directories: PathMap<()>,
     /// Which tree of the source a directory was made from, wholly and from one mapping alone.
-    pub(crate) trees: BTreeMap<RelPathBuf, ContentId>,
+    pub(crate) trees: PathMap<ContentId>,
 }
 
-impl Manifest {
-    /// The owned files below a directory.
-    pub(crate) fn below(
-        &self,
-        directory: RelPath<'_>,
-    ) -> impl Iterator<Item = (&RelPathBuf, &ManifestEntry)> {
-        below(&self.files, directory)
+/// So many bytes, read at once. All zero is written as nothing.
+mod exact {
+    use super::{Deserializer, Serializer};
+    use serde::de::{Error, Visitor};
+
+    pub(super) fn serialize<const N: usize, S: Serializer>(
+        bytes: &[u8; N],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(if *bytes == [0; N] { &[] } else { bytes })
     }
-}
 
-/// The part of a map whose paths lie below a directory.
-pub(crate) fn below<'m, V>(
-    map: &'m BTreeMap<RelPathBuf, V>,
-    directory: RelPath<'_>,
-) -> impl Iterator<Item = (&'m RelPathBuf, &'m V)> + use<'m, V> {
-    let prefix = if directory.is_root() { String::new() } else { format!("{directory}/") };
-    map.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
-        .take_while(move |(path, _)| path.as_str().starts_with(&prefix))
+    pub(super) fn deserialize<'de, const N: usize, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<[u8; N], D::Error> {
+        from.deserialize_byte_buf(Exact)
+    }
+
+    struct Exact<const N: usize>;
+
+    impl<const N: usize> Visitor<'_> for Exact<N> {
+        type Value = [u8; N];
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "{N} bytes or none")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
+            if bytes.is_empty() {
+                return Ok([0; N]);
+            }
+            bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
+        }
+    }
 }
 
 /// What is live, and what it was made from.
@@ -153,25 +170,45 @@ impl StateDir {
         Ok(rustix::fs::openat(&self.fd, path, flags, Mode::empty())?)
     }
 
-    pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+    fn open_file(&self, name: &str) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
-            Ok(fd) => {
-                let mut bytes = Vec::new();
-                File::from(fd).read_to_end(&mut bytes)?;
-                Ok(Some(bytes))
-            }
+            Ok(fd) => Ok(Some(File::from(fd))),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
 
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.open_file(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Reads a sealed value; `Some(None)` when there is one that is damaged or of another format.
+    pub(crate) fn read_sealed<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<Option<T>>> {
+        let Some(file) = self.open_file(name)? else { return Ok(None) };
+        let length = file.metadata()?.len();
+        unseal(file, length).map(Some)
+    }
+
+    fn create_new(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(&self.fd, format!("{name}.new"), flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
     /// Writes `name.new`; the caller makes it durable and then calls [`StateDir::publish`].
     pub(crate) fn write_new(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&self.fd, format!("{name}.new"), flags, Mode::RUSR | Mode::WUSR)?;
-        let mut file = File::from(fd);
+        let mut file = self.create_new(name)?;
         file.write_all(bytes)?;
+        Ok(file)
+    }
+
+    /// As [`StateDir::write_new`], for a sealed value.
+    pub(crate) fn write_sealed<T: Serialize>(&self, name: &str, value: &T) -> io::Result<File> {
+        let file = self.create_new(name)?;
+        seal(value, &file)?;
         Ok(file)
     }
 
@@ -218,7 +255,7 @@ impl StateDir {
 
     /// The manifest, or `None` when there is none or it is damaged: it is then rebuilt by adoption.
     pub(crate) fn manifest(&self) -> io::Result<Option<Manifest>> {
-        Ok(self.read("manifest")?.and_then(|bytes| unseal(&bytes)))
+        Ok(self.read_sealed("manifest")?.flatten())
     }
 }
 
@@ -267,28 +304,6 @@ fn remove_all(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<()> {
         }
     }
     Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
-}
-
-/// A value with a format mark and a checksum.
-///
-/// `items` is about how many paths it holds: memory that is reserved but never touched costs nothing, growing does.
-pub(crate) fn seal<T: Serialize>(value: &T, items: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(4096 + items * 400);
-    bytes.extend_from_slice(MAGIC);
-    let mut bytes = postcard::to_extend(value, bytes).map_err(io::Error::other)?;
-    let checksum = blake3::hash(&bytes);
-    bytes.extend_from_slice(checksum.as_bytes());
-    Ok(bytes)
-}
-
-/// The sealed value; `None` when it is damaged or of another format.
-pub(crate) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let (sealed, checksum) = bytes.split_last_chunk::<32>()?;
-    let body = sealed.strip_prefix(MAGIC)?;
-    if blake3::hash(sealed).as_bytes() != checksum {
-        return None;
-    }
-    postcard::from_bytes(body).ok()
 }
 
 /// As root, gives `name` the owner of the directory `like`: what we make must belong to whoever runs beside us.

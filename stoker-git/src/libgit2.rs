@@ -10,9 +10,9 @@ use git2::ConfigLevel;
 /// A file is mapped in windows of this size.
 const WINDOW_BYTES: usize = 1 << 20;
 /// All windows together.
-const MAPPED_BYTES: usize = 16 << 20;
-/// Parsed objects that are kept.
-const CACHE_BYTES: isize = 8 << 20;
+const MAPPED_BYTES: usize = 8 << 20;
+/// Objects that are kept: few, for [`CommitSource`](crate::CommitSource) keeps parsed directories itself.
+const CACHE_BYTES: isize = 1 << 20;
 
 /// Sets the options, once.
 pub(crate) fn set_up() {

@@ -31,7 +31,7 @@ impl Ground {
                 ground.blocked.insert(path.clone(), directories);
             }
             for above in path.as_path().ancestors() {
-                if !known.insert(above.to_buf()) {
+                if !known.insert(above) {
                     break;
                 }
                 if root.cursor().live(above)? != Live::Directory {
@@ -149,7 +149,7 @@ fn directories_left_empty(
         return BTreeSet::new();
     }
     let mut kept: BTreeSet<RelPath<'_>> = BTreeSet::new();
-    let stays = manifest.files.keys().filter(|p| !gone.contains(p)).chain(puts.iter().map(Step::path));
+    let stays = manifest.files.paths().filter(|p| !gone.contains(p)).chain(puts.iter().map(Step::path));
     for path in stays {
         for above in path.as_path().ancestors() {
             if !kept.insert(above) {

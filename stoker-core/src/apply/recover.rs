@@ -7,7 +7,8 @@ use rustix::io::Errno;
 
 use crate::apply::Transaction;
 use crate::journal::{Journal, Step, Workshop, remembered};
-use crate::state::{Head, Manifest, ManifestEntry, names, remove_tree, seal, unseal};
+use crate::path_map::PathMap;
+use crate::state::{Head, Manifest, names, remove_tree};
 
 impl Transaction<'_> {
     /// Completes a transaction that a crash has left behind. Says whether there was one.
@@ -23,11 +24,11 @@ impl Transaction<'_> {
     }
 
     fn recover_once(&self) -> io::Result<Option<u64>> {
-        let Some(bytes) = self.state.read("journal")? else {
+        let Some(journal) = self.state.read_sealed::<Journal>("journal")? else {
             self.sweep()?;
             return Ok(None);
         };
-        let Some(journal) = unseal::<Journal>(&bytes) else {
+        let Some(journal) = journal else {
             // It was made durable before it got its name, so the disk itself has lost it. What is live stays; the
             // next plan compares every file.
             rustix::fs::renameat(self.state.fd(), "journal", self.state.fd(), "journal.damaged")?;
@@ -51,10 +52,11 @@ impl Transaction<'_> {
         }
         let mut manifest = self.state.manifest()?.unwrap_or_default();
         // They tell of the revision before.
-        manifest.trees.clear();
-        self.finish(&journal, manifest, true)?;
+        manifest.trees = PathMap::default();
+        let transaction = journal.transaction;
+        self.finish(journal, manifest, true)?;
         self.sweep()?;
-        Ok(Some(journal.transaction))
+        Ok(Some(transaction))
     }
 
     /// Takes the steps up to `last` back, and drops the journal.
@@ -74,39 +76,34 @@ impl Transaction<'_> {
     }
 
     /// Writes down what is live now, and turns the journal into history.
-    pub(super) fn finish(&self, journal: &Journal, mut manifest: Manifest, writes: bool) -> io::Result<()> {
+    pub(super) fn finish(&self, journal: Journal, mut manifest: Manifest, writes: bool) -> io::Result<()> {
+        if writes {
+            crate::history::write_down(self.state, &journal)?;
+        }
+        let Journal { transaction, mut head, steps, .. } = journal;
+        let (mut files, mut directories) = (Vec::with_capacity(steps.len()), Vec::new());
         let mut cursor = self.root.cursor();
-        for step in journal.plain_steps() {
-            match step.as_ref() {
-                Step::Put { path, entry, .. } => {
-                    let stat = remembered(cursor.live(path.as_path())?, entry.stat);
-                    manifest.files.insert(path.clone(), ManifestEntry { stat, ..entry.clone() });
+        for step in steps.into_iter().flat_map(Step::into_plain) {
+            match step {
+                Step::Put { path, mut entry, .. } => {
+                    entry.stat = remembered(cursor.live(path.as_path())?, entry.stat);
+                    files.push((path, Some(entry)));
                 }
-                Step::SetMode { path, entry, before } => {
-                    let stat = remembered(cursor.live(path.as_path())?, before.stat);
-                    manifest.files.insert(path.clone(), ManifestEntry { stat, ..(**entry).clone() });
+                Step::SetMode { path, mut entry, before } => {
+                    entry.stat = remembered(cursor.live(path.as_path())?, before.stat);
+                    files.push((path, Some(entry)));
                 }
-                Step::Record { path, entry, .. } => {
-                    manifest.files.insert(path.clone(), entry.clone());
-                }
-                Step::Delete { path, .. } | Step::Forget { path, .. } => {
-                    manifest.files.remove(path);
-                }
-                Step::MakeDirectory { path } => {
-                    manifest.directories.insert(path.clone());
-                }
-                Step::RemoveDirectory { path } => {
-                    manifest.directories.remove(path);
-                }
+                Step::Record { path, entry, .. } => files.push((path, Some(entry))),
+                Step::Delete { path, .. } | Step::Forget { path, .. } => files.push((path, None)),
+                Step::MakeDirectory { path } => directories.push((path, Some(()))),
+                Step::RemoveDirectory { path } => directories.push((path, None)),
                 Step::DirectoryForFile { .. } | Step::FileForDirectory { .. } => {}
             }
         }
-        let mut head = journal.head.clone();
+        manifest.files.change(files);
+        manifest.directories.change(directories);
         head.files = manifest.files.len() as u64;
-        if writes {
-            crate::history::write_down(self.state, journal)?;
-        }
-        let manifest = self.state.write_new("manifest", &seal(&manifest, manifest.files.len())?)?;
+        let manifest = self.state.write_sealed("manifest", &manifest)?;
         let head = self.state.write_new("head", &serde_json::to_vec_pretty(&head)?)?;
         if writes {
             // One sync for the renames in the destination and for what was just written.
@@ -121,7 +118,7 @@ impl Transaction<'_> {
         if writes {
             // Without the journal nothing would tell that the manifest is not the new one yet.
             rustix::fs::fsync(self.state.fd())?;
-            let kept = format!("history/{}/journal", journal.transaction);
+            let kept = format!("history/{transaction}/journal");
             match rustix::fs::renameat(self.state.fd(), "journal", self.state.fd(), &kept) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => return Err(e.into()),

@@ -16,6 +16,9 @@ use crate::source::Source;
 use crate::spec::SyncSpec;
 use crate::state::{ManifestEntry, own, own_like};
 
+/// So many actions at a time.
+const GIVE_BACK: usize = 4096;
+
 /// From this many files on, one sync of the whole file system is cheaper than one per file.
 const SYNC_EACH_UP_TO: usize = 3;
 
@@ -41,12 +44,14 @@ impl Transaction<'_> {
         let mut actions = std::mem::take(&mut plan.actions);
         actions.reverse();
         while let Some(action) = actions.pop() {
-            // What is done is given back as it shrinks: a first sync has an action for every file.
-            if actions.len() < actions.capacity() / 2 {
+            // What is done is given back: a first sync has an action for every file.
+            if actions.capacity() - actions.len() > GIVE_BACK {
                 actions.shrink_to_fit();
             }
             let path = action.path.clone();
             let before = action.base.clone();
+            let live = action.live.as_deref().copied();
+            let digest = action.write.as_ref().and_then(|write| write.digest.as_deref().copied());
             steps.push(match (action.kind, &action.write) {
                 (ActionKind::Delete, _) => {
                     slot += 1;
@@ -57,27 +62,27 @@ impl Transaction<'_> {
                 (ActionKind::SetMode, Some(write)) => {
                     let entry = ManifestEntry {
                         id: write.id,
-                        transform: write.key,
-                        digest: write.digest.or(before.as_ref().map(|b| b.digest)).unwrap_or_default(),
+                        transform: plan.key(write),
+                        digest: digest.or(before.as_ref().map(|b| b.digest)).unwrap_or_default(),
                         executable: write.executable,
                         stat: StatId::default(),
                     };
                     let found = || ManifestEntry {
                         executable: !entry.executable,
-                        stat: action.live.map(|l| l.id).unwrap_or_default(),
+                        stat: live.map(|l| l.id).unwrap_or_default(),
                         ..entry.clone()
                     };
                     let before = before.unwrap_or_else(|| Box::new(found()));
                     Step::SetMode { path, entry: Box::new(entry), before }
                 }
                 (ActionKind::Adopt, Some(write)) => {
-                    let entry = ManifestEntry {
+                    let entry = Box::new(ManifestEntry {
                         id: write.id,
-                        transform: write.key,
-                        digest: write.digest.unwrap_or_default(),
+                        transform: plan.key(write),
+                        digest: digest.unwrap_or_default(),
                         executable: write.executable,
-                        stat: action.live.map(|l| l.id).unwrap_or_default(),
-                    };
+                        stat: live.map(|l| l.id).unwrap_or_default(),
+                    });
                     Step::Record { path, entry, before }
                 }
                 (_, Some(write)) => {
@@ -86,21 +91,22 @@ impl Transaction<'_> {
                     }
                     slot += 1;
                     let one = One { plan, action: &action, write, source, spec, stage: stage.as_fd(), slot };
-                    let entry = self.stage_one(&one, each)?;
+                    let mut entry = Box::new(self.stage_one(&one, each)?);
                     budget = budget
                         .checked_sub(entry.stat.size)
                         .ok_or(ApplyError::TooManyBytes { limit: spec.limits.max_total_bytes })?;
                     staged += 1;
                     observer.staged(staged, total);
                     // A new id with the old bytes: nothing to do but to remember the id.
-                    let untouched = before.as_ref().zip(action.live).filter(|(b, l)| b.stat == l.id);
+                    let untouched = before.as_ref().zip(live).filter(|(b, l)| b.stat == l.id);
                     match untouched {
                         Some((b, live)) if b.digest == entry.digest && b.executable == entry.executable => {
                             remove_slot(stage.as_fd(), slot)
                                 .map_err(|e| ApplyError::io(path.as_path(), e))?;
                             applied.counts.modified -= 1;
                             applied.counts.unchanged += 1;
-                            Step::Record { path, entry: ManifestEntry { stat: live.id, ..entry }, before }
+                            entry.stat = live.id;
+                            Step::Record { path, entry, before }
                         }
                         _ => Step::Put { path, slot, entry, before },
                     }
@@ -127,7 +133,7 @@ impl Transaction<'_> {
         let fd = rustix::fs::openat(stage, slot.to_string(), flags, fresh).map_err(|e| failed(e.into()))?;
         let mut file = File::from(fd);
         let mut hasher = blake3::Hasher::new();
-        plan.content(path, write, source, spec, &mut |bytes| {
+        plan.content(action, write, source, spec, &mut |bytes| {
             hasher.update(bytes);
             file.write_all(bytes)
         })?
@@ -139,7 +145,7 @@ impl Transaction<'_> {
         let stat = rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?;
         Ok(ManifestEntry {
             id: write.id,
-            transform: write.key,
+            transform: plan.key(write),
             digest: *hasher.finalize().as_bytes(),
             executable: write.executable,
             stat: live_file(&stat).id,
@@ -151,7 +157,7 @@ impl Transaction<'_> {
         let is_root = rustix::process::geteuid().is_root();
         let slot = one.slot.to_string();
         let (path, executable) = (one.action.path.as_path(), one.write.executable);
-        if let Some(live) = one.action.live {
+        if let Some(live) = &one.action.live {
             rustix::fs::fchmod(file, Mode::from_raw_mode(with_executable(live.mode, executable)))?;
             if is_root {
                 own(one.stage, &slot, live.uid, live.gid)?;

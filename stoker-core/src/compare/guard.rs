@@ -75,7 +75,7 @@ pub(super) fn digest(plan: &Plan) -> String {
             .update(action.kind.as_str().as_bytes())
             .update(&[0]);
         if let Some(write) = &action.write {
-            hasher.update(write.id.as_bytes()).update(&write.key).update(&[u8::from(write.executable)]);
+            hasher.update(write.id.as_bytes()).update(&plan.key(write)).update(&[u8::from(write.executable)]);
         }
     }
     hasher.finalize().to_hex()[..16].to_owned()

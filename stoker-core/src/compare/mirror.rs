@@ -47,11 +47,11 @@ impl Comparison<'_, '_> {
                 path,
                 kind: ActionKind::Delete,
                 reason: "not in the source, which is mirrored here; the content is kept in history",
-                rule: Some("prune: Mirror".to_owned()),
+                rule: Some("prune: Mirror".into()),
                 mapping: None,
                 write: None,
                 base: None,
-                live: file,
+                live: file.map(Box::new),
                 found,
             });
         }
@@ -100,9 +100,9 @@ impl Comparison<'_, '_> {
                 }
                 Live::File(_) | Live::Special => {
                     let desired = walk.desired;
-                    let owned = self.plan.manifest.files.contains_key(&path);
+                    let owned = self.plan.manifest.files.contains(path.as_str());
                     let covered = owned && desired.covers(path.as_path());
-                    let wanted = desired.files.contains_key(&path) || covered;
+                    let wanted = desired.files.contains(path.as_str()) || covered;
                     let untouched = desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path()));
                     let stays_here = wanted || untouched || !self.boundaries.allows(path.as_path());
                     // What is owned the table has judged already.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::{Journal, Step, digest_at};
 use crate::root::{Live, live_at};
-use crate::state::{Digest, ManifestEntry, StateDir, seal, unseal};
+use crate::state::{Digest, ManifestEntry, StateDir};
 
 /// A kept content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub(crate) fn write_down(state: &StateDir, journal: &Journal) -> io::Result<()> 
         }
     }
     let name = format!("history/{}/kept", journal.transaction);
-    state.write_new(&name, &seal(&record, 0)?)?;
+    state.write_sealed(&name, &record)?;
     state.publish(&name)
 }
 
@@ -66,5 +66,5 @@ fn is_untouched(before: &ManifestEntry, now: crate::root::StatId) -> bool {
 
 /// The record of a transaction; `None` when it is missing or damaged.
 pub(super) fn read(state: &StateDir, transaction: u64) -> io::Result<Option<Record>> {
-    Ok(state.read(&format!("history/{transaction}/kept"))?.and_then(|bytes| unseal(&bytes)))
+    Ok(state.read_sealed(&format!("history/{transaction}/kept"))?.flatten())
 }

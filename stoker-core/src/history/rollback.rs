@@ -11,6 +11,7 @@ use crate::apply::{ApplyError, Ground, Transaction, now_ms, order};
 use crate::history::{Cause, Held, RollbackError, held_of, journal, kept, transactions};
 use crate::journal::{Journal, Step, digest_at};
 use crate::path::{RelPath, RelPathBuf};
+use crate::path_map::PathMap;
 use crate::plan::Need;
 use crate::root::{Live, StatId, live_at, open_file};
 use crate::source::ContentId;
@@ -56,8 +57,8 @@ fn way_back(
 }
 
 impl Transaction<'_> {
-    /// Goes back to before transaction `target`, as a transaction of its own.
-    pub(crate) fn rollback(&self, target: Option<u64>) -> Result<Journal, RollbackError> {
+    /// Goes back to before transaction `target`, as a transaction of its own, whose number it returns.
+    pub(crate) fn rollback(&self, target: Option<u64>) -> Result<u64, RollbackError> {
         let read = |transaction| move |source| RollbackError::Read { transaction, source };
         let head = self.state.head().map_err(io_error)?;
         let mut kept = BTreeMap::new();
@@ -74,8 +75,8 @@ impl Transaction<'_> {
         self.state.make_directory(&format!("history/{transaction}")).map_err(io_error)?;
         let prepared = self.prepare(&wanted, transaction, head).inspect_err(|_| self.abandon(transaction));
         let done = prepared.and_then(|(journal, manifest)| {
-            self.run(&journal, manifest)?;
-            Ok(journal)
+            self.run(journal, manifest)?;
+            Ok(transaction)
         });
         done.map_err(|error| match error {
             RollbackError::Apply(error) => RollbackError::Apply(self.with_history(error)),
@@ -116,7 +117,7 @@ impl Transaction<'_> {
             steps,
         };
         // They tell of the revision that is left.
-        manifest.trees.clear();
+        manifest.trees = PathMap::default();
         Ok((journal, manifest))
     }
 
@@ -142,7 +143,7 @@ impl Transaction<'_> {
         let mut steps = Vec::new();
         let mut slot = 0;
         for (path, (transaction, step)) in oldest {
-            let now = current.files.get(&path).cloned().map(Box::new);
+            let now = current.files.get(path.as_str()).cloned();
             match step {
                 Step::Put { slot: kept, before, .. } | Step::Delete { slot: kept, before, .. } => {
                     slot += 1;
@@ -160,7 +161,7 @@ impl Transaction<'_> {
                     let entry = staged
                         .filter(|entry| Some(entry.digest) == record.digest(before.as_deref()))
                         .ok_or_else(damaged)?;
-                    steps.push(Step::Put { path: path.clone(), slot, entry, before: now });
+                    steps.push(Step::Put { path: path.clone(), slot, entry: Box::new(entry), before: now });
                     if before.is_none() {
                         steps.push(Step::Forget { path, before: None });
                     }
@@ -169,7 +170,7 @@ impl Transaction<'_> {
                     steps.push(Step::SetMode { path, entry: before, before: entry });
                 }
                 Step::Record { before: Some(entry), .. } | Step::Forget { before: Some(entry), .. } => {
-                    steps.push(Step::Record { path, entry: *entry, before: now });
+                    steps.push(Step::Record { path, entry, before: now });
                 }
                 Step::Record { .. } => steps.push(Step::Forget { path, before: now }),
                 _ => {}

@@ -62,7 +62,7 @@ struct Printed<'p> {
     mapping: Option<&'p str>,
     rule: Option<&'p str>,
     base: Option<Base>,
-    desired: Option<Desired<'p>>,
+    desired: Option<Desired>,
     live: Live,
 }
 
@@ -74,9 +74,9 @@ struct Base {
 }
 
 #[derive(Serialize)]
-struct Desired<'p> {
+struct Desired {
     id: ContentId,
-    source: Option<&'p str>,
+    source: Option<String>,
     size: Option<u64>,
     executable: bool,
     transform: Option<String>,
@@ -101,18 +101,18 @@ fn printed<'p>(plan: &'p Plan, action: &'p Action) -> Printed<'p> {
         base: action.base.as_deref().map(base),
         desired: action.write.as_ref().map(|write| Desired {
             id: write.id,
-            source: match &write.from {
-                From::Source(path) => Some(path.as_str()),
-                From::Generated(_) => None,
+            source: match plan.from(action) {
+                Some(From::Source(path)) => Some(path.as_str().to_owned()),
+                _ => None,
             },
             size: write.size,
             executable: write.executable,
-            transform: (write.key != [0; 16]).then(|| hex(&write.key)),
+            transform: Some(plan.key(write)).filter(|key| *key != [0; 16]).map(|key| hex(&key)),
         }),
         live: Live {
             found: action.found,
-            size: action.live.map(|l| l.id.size),
-            mode: action.live.map(|l| l.mode),
+            size: action.live.as_ref().map(|l| l.id.size),
+            mode: action.live.as_ref().map(|l| l.mode),
         },
     }
 }
