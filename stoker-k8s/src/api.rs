@@ -32,8 +32,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 pub use profile::{
-    DeploymentMode, DesignerSessionPolicy, DryRunDiff, Limits, Mapping, MappingType, ModeStrategy, Patch,
-    Prune, SyncProfile, SyncProfileSpec, SyncProfileStatus,
+    DeploymentMode, DesignerSessionPolicy, DryRunDiff, Include, Limits, Mapping, MappingType, ModeStrategy,
+    Patch, Prune, SyncProfile, SyncProfileSpec, SyncProfileStatus, When,
 };
 pub use scalar::{ByteSize, Period, ScalarError};
 pub use status::{

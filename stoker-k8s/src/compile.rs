@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Stoker ──────────────▶ base ─┬─ + SyncProfile ──────▶ profile      (three tiers, by the controller)
+//!                              │      + mappings of included profiles
 //!                              └─ + pod annotations ──▶ two-tier profile (by the agent)
 //! ```
 //!
@@ -22,10 +23,12 @@ use crate::api::{
 mod check;
 mod depends;
 mod effective;
+mod include;
 mod variables;
 
 pub use depends::{Dependencies, no_circle};
 pub use effective::{EffectiveError, effective, two_tier};
+pub use include::Profiles;
 pub use variables::{GatewayFacts, variables};
 
 /// Seconds between two drift checks, unless a profile or annotation says otherwise.
@@ -57,7 +60,7 @@ pub struct CompiledProfile {
     /// Profiles whose gateways go first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<String>,
-    /// What happens to files that left the repository.
+    /// What happens to files that the repository does not have.
     pub prune: Prune,
     /// Most files.
     pub max_files: u64,
@@ -107,6 +110,9 @@ pub struct CompiledMapping {
     /// The largest file, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_file_bytes: Option<u64>,
+    /// Labels without which a gateway does not have this mapping.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_labels: BTreeMap<String, String>,
 }
 
 /// One thing that is wrong, and where.
@@ -169,8 +175,7 @@ impl Default for CompiledProfile {
 impl CompiledProfile {
     /// Adds a layer on top.
     pub fn push(&mut self, origin: impl Into<String>, mapping: Mapping) {
-        let Mapping { source, destination, kind, required, template, patches, file_pattern, max_size } =
-            mapping;
+        let Mapping { source, destination, kind, required, template, patches, .. } = mapping;
         self.mappings.push(CompiledMapping {
             origin: origin.into(),
             source,
@@ -179,9 +184,17 @@ impl CompiledProfile {
             required,
             template,
             patches,
-            file_pattern,
-            max_file_bytes: max_size.map(|ByteSize(bytes)| bytes),
+            file_pattern: mapping.file_pattern,
+            max_file_bytes: mapping.max_size.map(|ByteSize(bytes)| bytes),
+            pod_labels: mapping.when.map(|when| when.pod_labels).unwrap_or_default(),
         });
+    }
+
+    /// What is left of it on a gateway with these labels: a mapping that is for others is not there.
+    #[must_use]
+    pub fn on(mut self, labels: &BTreeMap<String, String>) -> Self {
+        self.mappings.retain(|m| m.pod_labels.iter().all(|(name, value)| labels.get(name) == Some(value)));
+        self
     }
 
     /// Adds the resources of a deployment mode on top.
@@ -227,7 +240,7 @@ pub fn base(spec: &StokerSpec, generation: i64) -> Result<CompiledProfile, Probl
     checks.finish().map(|()| base)
 }
 
-/// What the gateways of a `SyncProfile` get, on top of `base`.
+/// What the gateways of a `SyncProfile` get, on top of `base`; `others` are the profiles that it may include.
 ///
 /// # Errors
 /// All that is wrong with it.
@@ -236,6 +249,7 @@ pub fn profile(
     name: &str,
     generation: i64,
     spec: &SyncProfileSpec,
+    others: &Profiles<'_>,
 ) -> Result<CompiledProfile, Problems> {
     let mut compiled = base.clone();
     compiled.generation = generation;
@@ -249,28 +263,44 @@ pub fn profile(
     compiled.paused = spec.paused;
     compiled.sync_period = spec.sync_period.unwrap_or(base.sync_period);
     compiled.designer_session_policy = spec.designer_session_policy.unwrap_or(base.designer_session_policy);
-    let shared = compiled.mappings.len();
+    let mut places: Vec<String> =
+        (0..compiled.mappings.len()).map(|index| format!("shared.mappings[{index}]")).collect();
+    let nothing = CompiledProfile::default();
+    let mut unusable = check::Checks::new(&nothing);
+    for included in include::included(name, spec, others, &mut unusable) {
+        compiled.push(included.origin, included.mapping.clone());
+        places.push(included.place);
+    }
     for (index, mapping) in spec.mappings.iter().enumerate() {
         compiled.push(format!("profile {name}, mappings[{index}]"), mapping.clone());
+        places.push(format!("mappings[{index}]"));
     }
     if let Some(mode) = &spec.deployment_mode {
         compiled.push_mode(mode);
+        places.push("deploymentMode".to_owned());
     }
 
     let mut checks = check::Checks::new(&compiled);
-    for (index, mapping) in compiled.mappings.iter().enumerate() {
-        let place = match index.checked_sub(shared) {
-            None => format!("shared.mappings[{index}]"),
-            Some(own) if own < spec.mappings.len() => format!("mappings[{own}]"),
-            Some(_) => "deploymentMode".to_owned(),
-        };
-        checks.mapping(&place, mapping, check::Vars::Known);
+    checks.add(unusable.finish());
+    for (place, mapping) in places.iter().zip(&compiled.mappings) {
+        checks.mapping(place, mapping, check::Vars::Known);
     }
     checks.patterns("excludePatterns", &spec.exclude_patterns);
     if let Some(template) = &compiled.system_name_template {
         checks.template("ignition.systemNameTemplate", template, check::Vars::Known);
     }
     checks.finish().map(|()| compiled)
+}
+
+/// Judges what a profile includes, where there is no `Stoker` to judge more by.
+///
+/// # Errors
+/// Every name that it cannot include.
+pub fn includes(name: &str, spec: &SyncProfileSpec, others: &Profiles<'_>) -> Result<(), Problems> {
+    let nothing = CompiledProfile::default();
+    let mut checks = check::Checks::new(&nothing);
+    include::included(name, spec, others, &mut checks);
+    checks.finish()
 }
 
 /// Judges a profile on its own: a variable that it does not define may come from a `Stoker`.
@@ -316,8 +346,13 @@ pub fn config(config: &AgentConfig) -> Result<CompiledProfile, Problems> {
         let message = "a gateway without Kubernetes knows no other gateways to wait for: remove it";
         checks.refuse_field("profile.dependsOn", message);
     }
+    if !config.profile.include_mappings_from.is_empty() {
+        let message = "a gateway without Kubernetes knows no other profiles: write their mappings into profile.mappings";
+        checks.refuse_field("profile.includeMappingsFrom", message);
+    }
     let own = checks.finish();
-    match (own, profile(&base, &config.gateway_name, 0, &config.profile)) {
+    let spec = SyncProfileSpec { include_mappings_from: Vec::new(), ..config.profile.clone() };
+    match (own, profile(&base, &config.gateway_name, 0, &spec, &Profiles::new())) {
         (Ok(()), compiled) => compiled,
         (Err(problems), Ok(_)) => Err(problems),
         (Err(Problems(mut all)), Err(Problems(more))) => {

@@ -77,13 +77,33 @@ impl std::fmt::Debug for Job {
     }
 }
 
+impl Job {
+    /// With the mappings that are for this gateway, and a warning when none is.
+    fn here(mut self) -> (Self, Option<String>) {
+        let all = self.profile.mappings.len();
+        self.profile = self.profile.on(&self.facts.labels);
+        let none = (all > 0 && self.profile.mappings.is_empty()).then(|| {
+            format!("none of the {all} mappings is for a gateway with these labels (when.podLabels): nothing is wanted here")
+        });
+        (self, none)
+    }
+}
+
 /// The error for people. How to let the guard pass depends on where this runs: the caller says it.
 fn words(error: &SyncError) -> String {
     match error {
-        SyncError::Plan(PlanError::MassDeletion { deletes, owned, guard, .. }) => format!(
+        SyncError::Plan(PlanError::MassDeletion { deletes, foreign: 0, owned, guard, .. }) => format!(
             "this commit deletes {deletes} of the {owned} files that Stoker wrote here, and at most {} files or {} \
              percent are deleted at once",
             guard.count, guard.percent
+        ),
+        SyncError::Plan(PlanError::MassDeletion { deletes, foreign, owned, guard, .. }) => format!(
+            "this commit deletes {} of the {} files that Stoker wrote here and, by prune: Mirror, {foreign} files that \
+             Stoker did not write, and at most {} files or {} percent are deleted at once",
+            deletes - foreign,
+            owned - foreign,
+            guard.count,
+            guard.percent
         ),
         other => stoker_core::chain(other),
     }
@@ -123,14 +143,17 @@ impl GatewaySync {
     /// Brings the files to the job's commit. The report says how; the gateway is not asked to load anything yet.
     pub async fn files(&self, job: Job) -> SyncReport {
         let this = self.clone();
+        let (job, none) = job.here();
         let (commit, git_ref) = (job.facts.commit.clone(), job.facts.git_ref.clone());
         let handle = Handle::current();
         let work = tokio::task::spawn_blocking(move || this.files_blocking(&job, &handle));
-        work.await.unwrap_or_else(|panic| {
+        let mut report = work.await.unwrap_or_else(|panic| {
             let message = format!("the sync ended unexpectedly: {panic}");
             let failure = Failure { category: "InternalError".to_owned(), message, path: None };
             SyncReport::new(&commit, &git_ref).ended(Outcome::Failed, failure)
-        })
+        });
+        report.warnings.extend(none);
+        report
     }
 
     fn files_blocking(&self, job: &Job, handle: &Handle) -> SyncReport {

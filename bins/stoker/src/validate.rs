@@ -3,12 +3,14 @@
 
 mod rules;
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use kube::CustomResourceExt;
 use serde::Deserialize;
 use serde_json::Value;
-use stoker_k8s::api::{AgentConfig, Stoker, SyncProfile};
-use stoker_k8s::compile::{self, CompiledProfile, Problems};
+use stoker_k8s::api::{AgentConfig, Stoker, SyncProfile, SyncProfileSpec};
+use stoker_k8s::compile::{self, Problems};
 
 use crate::{cli, input, output};
 
@@ -40,10 +42,11 @@ pub(crate) fn run(args: &cli::Validate) -> Result<u8> {
                 continue;
             }
         };
+        let profiles = profiles(&documents);
         for (number, document) in documents.iter().enumerate() {
             let place =
                 if documents.len() > 1 { format!("{name}, document {}", number + 1) } else { name.clone() };
-            let (what, problems) = check(&name, &text, document);
+            let (what, problems) = check(&name, &text, document, &profiles);
             let what = output::printable(&what);
             if problems.is_empty() {
                 println!("{place}: {what} is valid");
@@ -63,8 +66,21 @@ fn documents(text: &str) -> Result<Vec<Value>> {
     Ok(documents.into_iter().filter(|d| !d.is_null()).collect())
 }
 
-/// What a document is, and everything that is wrong with it.
-fn check(file: &str, text: &str, document: &Value) -> (String, Vec<String>) {
+/// The profiles among some documents, as far as they can be read.
+fn profiles(documents: &[Value]) -> BTreeMap<String, SyncProfileSpec> {
+    let profiles = documents.iter().filter(|document| document["kind"] == "SyncProfile");
+    let profiles =
+        profiles.filter_map(|document| serde_json::from_value::<SyncProfile>(document.clone()).ok());
+    profiles.filter_map(|profile| Some((profile.metadata.name?, profile.spec))).collect()
+}
+
+/// What a document is, and everything that is wrong with it; `others` are the profiles of the same file.
+fn check(
+    file: &str,
+    text: &str,
+    document: &Value,
+    others: &BTreeMap<String, SyncProfileSpec>,
+) -> (String, Vec<String>) {
     let string = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let kind = string("/kind");
     let what = format!("{kind} {}", string("/metadata/name")).trim().to_owned();
@@ -73,9 +89,13 @@ fn check(file: &str, text: &str, document: &Value) -> (String, Vec<String>) {
             resource::<Stoker>(document, |stoker| compile::base(&stoker.spec, 1).map(drop))
         }
         ("stoker.io/v1alpha1", "SyncProfile") => resource::<SyncProfile>(document, |profile| {
-            // A Stoker's variables are not known here, so what a profile leaves to them is not judged.
-            compile::profile(&CompiledProfile::default(), string("/metadata/name"), 1, &profile.spec)
-                .map(drop)
+            // A Stoker's variables are not known here, so what a profile leaves to them is not judged; nor is a
+            // profile that it includes and that is not in this file.
+            let (name, mut spec) = (string("/metadata/name"), profile.spec.clone());
+            compile::profile_alone(name, &spec)?;
+            spec.include_mappings_from.retain(|i| i.name == name || others.contains_key(&i.name));
+            let others = others.iter().map(|(name, spec)| (name.clone(), spec)).collect();
+            compile::includes(name, &spec, &others)
         }),
         ("stoker.io/v1alpha1", "AgentConfig") => match AgentConfig::parse(file, text) {
             Err(error) => vec![stoker_core::chain(&error)],

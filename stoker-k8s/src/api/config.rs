@@ -78,7 +78,7 @@ pub struct AgentConfig {
     pub kind: String,
     /// Name of the gateway: `{{.GatewayName}}`.
     pub gateway_name: String,
-    /// Labels for templates.
+    /// Labels for templates and for `when.podLabels` of mappings.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// The repository and the ref to follow.

@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::ByteSize;
-use super::schema::{atomic, cel, keyed_by, null_is_absent, nullable, patch_values, strings, vars};
+use super::schema::{
+    atomic, cel, keyed_by, null_is_absent, nullable, patch_values, pod_labels, strings, vars,
+};
 
 /// What goes where, for one gateway role.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +49,15 @@ pub struct SyncProfileSpec {
     /// What to copy, in order: a later mapping wins where two write the same file.
     #[schemars(length(min = 1), transform = atomic(128))]
     pub mappings: Vec<Mapping>,
+    /// Profiles whose mappings come before those of this one and after the shared mappings of the Stoker. Their mappings
+    /// only, and those that they list themselves: an included profile cannot include others.
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = nullable, transform = atomic(16))]
+    #[schemars(transform = cel(
+        "self.all(i, self.exists_one(j, j.name == i.name))",
+        "a profile is included twice: write each name once",
+    ))]
+    pub include_mappings_from: Vec<Include>,
     /// Resources of one deployment mode, on top of the mappings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment_mode: Option<DeploymentMode>,
@@ -78,7 +89,8 @@ pub struct SyncProfileSpec {
     /// Bounds on what this profile may bring.
     #[serde(default)]
     pub limits: Limits,
-    /// What happens to files that left the repository: Owned deletes those that Stoker wrote, Never deletes nothing.
+    /// What happens to files that the repository does not have: Owned deletes those that Stoker wrote, Mirror also all
+    /// others below the destination of a directory mapping but the gateway's own, Never deletes nothing.
     #[serde(default)]
     pub prune: Prune,
 }
@@ -157,6 +169,19 @@ pub struct Mapping {
         "write a size from 1 to 256Mi, like 10Mi",
     ))]
     pub max_size: Option<ByteSize>,
+    /// For which gateways the mapping is there; for all when absent. Where it is not there, what it brought is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+/// For which gateways a mapping is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct When {
+    /// Labels that the gateway's pod must have, all of them. Read while the gateway runs: a label that changes is
+    /// followed without a restart.
+    #[schemars(schema_with = "pod_labels")]
+    pub pod_labels: BTreeMap<String, String>,
 }
 
 impl Mapping {
@@ -172,6 +197,7 @@ impl Mapping {
             patches: Vec::new(),
             file_pattern: None,
             max_size: None,
+            when: None,
         }
     }
 }
@@ -222,6 +248,15 @@ pub struct DeploymentMode {
     pub strategy: ModeStrategy,
 }
 
+/// A profile whose mappings are taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Include {
+    /// Name of the `SyncProfile`, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
 /// A profile whose gateways go first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -265,12 +300,15 @@ pub enum DesignerSessionPolicy {
     Fail,
 }
 
-/// What happens to files that left the repository.
+/// What happens to files that the repository does not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Prune {
     /// Those that Stoker wrote are deleted.
     #[default]
     Owned,
+    /// All below the destination of a directory mapping are deleted, but protected and excluded ones and what the
+    /// gateway makes itself.
+    Mirror,
     /// Nothing is deleted.
     Never,
 }

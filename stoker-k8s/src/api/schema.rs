@@ -80,6 +80,21 @@ pub(crate) fn patch_values(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Labels that a pod must have. Names are judged further when the profile is compiled: a rule on each would cost more
+/// than the API server grants.
+pub(crate) fn pod_labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 16,
+        "additionalProperties": { "type": "string", "maxLength": 63 },
+        "x-kubernetes-validations": [{
+            "rule": "self.all(k, k.size() > 0 && k.size() <= 317)",
+            "message": "a label's name has 1 to 317 characters: write it like role or example.com/role",
+        }],
+    })
+}
+
 /// Quantities of resources by name.
 pub(crate) fn quantities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -54,6 +54,13 @@ impl<'a> Checks<'a> {
         if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
     }
 
+    /// Adds what others have found.
+    pub(super) fn add(&mut self, found: Result<(), Problems>) {
+        if let Err(Problems(problems)) = found {
+            self.problems.extend(problems);
+        }
+    }
+
     fn push(&mut self, place: impl Into<String>, category: Category, message: impl Into<String>) {
         self.problems.push(Problem { place: place.into(), message: message.into(), category });
     }
@@ -61,6 +68,11 @@ impl<'a> Checks<'a> {
     /// Adds a problem with a path.
     pub(super) fn refuse(&mut self, place: &str, message: String) {
         self.push(place, PATH, message);
+    }
+
+    /// Adds a problem of a class of its own.
+    pub(super) fn refuse_as(&mut self, place: &str, category: Category, message: String) {
+        self.push(place, category, message);
     }
 
     /// Adds a field that has no meaning here.
@@ -132,6 +144,12 @@ impl<'a> Checks<'a> {
                 format!("{} is out of bounds; write a size from 1 to 256Mi, like 10Mi", ByteSize(bytes));
             self.push(format!("{place}.maxSize"), Category::new("ProfileInvalid"), message);
         }
+        for (name, value) in &mapping.pod_labels {
+            if let Some(rule) = label(name, value) {
+                let place = format!("{place}.when.podLabels[{name:?}]");
+                self.push(place, Category::new("ProfileInvalid"), rule);
+            }
+        }
     }
 
     /// Checks a pattern that may hold variables: what they bring is judged when it is known.
@@ -188,6 +206,24 @@ impl<'a> Checks<'a> {
             self.push(place, TEMPLATE, format!("there is no variable {variable} ({hint})"));
         }
     }
+}
+
+/// Why no pod can have this label (Kubernetes, "Labels and Selectors": syntax and character set).
+fn label(name: &str, value: &str) -> Option<String> {
+    let plain = |text: &str| {
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        text.len() <= 63 && ends(text.chars().next()) && ends(text.chars().last()) && text.chars().all(inside)
+    };
+    let (prefix, short) = name.split_once('/').map_or((None, name), |(prefix, short)| (Some(prefix), short));
+    let prefix = prefix.is_none_or(|p| p.len() <= 253 && p.split('.').all(plain));
+    if !prefix || !plain(short) {
+        return Some("no label has such a name; write it like role or example.com/role".to_owned());
+    }
+    let fits = value.is_empty() || plain(value);
+    (!fits).then(|| {
+        format!("{value:?} is no value of a label; write letters, digits, dashes, dots, at most 63, without templates")
+    })
 }
 
 fn without_variables(text: &str) -> String {

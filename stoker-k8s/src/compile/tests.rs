@@ -21,6 +21,16 @@ fn sync_profile(value: serde_json::Value) -> SyncProfileSpec {
     serde_json::from_value(value).unwrap()
 }
 
+/// Without other profiles.
+fn profile(
+    base: &CompiledProfile,
+    name: &str,
+    generation: i64,
+    spec: &SyncProfileSpec,
+) -> Result<CompiledProfile, Problems> {
+    super::profile(base, name, generation, spec, &Profiles::new())
+}
+
 fn layers(profile: &CompiledProfile) -> Vec<(&str, &str)> {
     profile.mappings.iter().map(|m| (m.source.as_str(), m.destination.as_str())).collect()
 }
@@ -57,6 +67,82 @@ fn layers_lie_in_the_documented_order() {
         "deploymentMode": {"name": "prd", "source": "modes/prd", "strategy": "Native"},
     }));
     assert_eq!(layers(&profile(&base, "n", 1, &native).unwrap())[2], ("modes/prd", "config/resources/prd"));
+}
+
+#[test]
+fn included_mappings_lie_between_the_shared_ones_and_the_profiles_own() {
+    let spec = stoker(json!({
+        "shared": {"mappings": [{"source": "shared", "destination": "icons"}]},
+        "vars": {"set": "dark"},
+    }));
+    let base = base(&spec, 1).unwrap();
+    let mapping = |source: &str| json!({"source": source, "destination": "themes"});
+    let (first, second) = (
+        sync_profile(json!({
+            "mappings": [mapping("first/{{.Vars.set}}"), mapping("more/{{.Vars.own}}")],
+            "vars": {"own": "of first"}, "excludePatterns": ["of-first"], "dependsOn": [{"profileName": "x"}],
+            "deploymentMode": {"name": "prd", "source": "modes/prd"},
+        })),
+        sync_profile(json!({"mappings": [mapping("second")]})),
+    );
+    let others = Profiles::from([("first".to_owned(), &first), ("second".to_owned(), &second)]);
+    let area = |vars: serde_json::Value| {
+        let includes = json!([{"name": "second"}, {"name": "first"}]);
+        let spec = json!({"mappings": [mapping("own")], "includeMappingsFrom": includes, "vars": vars});
+        super::profile(&base, "area", 1, &sync_profile(spec), &others)
+    };
+    let compiled = area(json!({"own": "of area"})).unwrap();
+    let sources: Vec<_> = compiled.mappings.iter().map(|m| m.source.as_str()).collect();
+    assert_eq!(sources, ["shared", "second", "first/{{.Vars.set}}", "more/{{.Vars.own}}", "own"]);
+    assert_eq!(compiled.mappings[2].origin, "profile first, mappings[0]");
+    assert_eq!(compiled.vars["own"], "of area", "mappings only");
+    assert!(compiled.depends_on.is_empty() && !compiled.exclude_patterns.contains(&"of-first".to_owned()));
+    let error = area(json!({})).unwrap_err().to_string();
+    assert!(
+        error.starts_with("includeMappingsFrom[1] (SyncProfile first).mappings[1].source: ")
+            && error.contains("define vars.own in the profile"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_cannot_be_included_is_named_with_the_reason() {
+    let mapping = json!([{"source": "a", "destination": "b"}]);
+    let deep = sync_profile(json!({"mappings": mapping, "includeMappingsFrom": [{"name": "plain"}]}));
+    let broken = sync_profile(json!({"mappings": [{"source": "a", "destination": "var/x"}]}));
+    let plain = sync_profile(json!({"mappings": mapping}));
+    let others = Profiles::from([
+        ("area".to_owned(), &plain),
+        ("deep".to_owned(), &deep),
+        ("broken".to_owned(), &broken),
+        ("plain".to_owned(), &plain),
+    ]);
+    let names = ["plain", "gone", "area", "deep", "broken"].map(|name| json!({"name": name}));
+    let area = sync_profile(json!({"mappings": mapping, "includeMappingsFrom": names}));
+    let Problems(problems) =
+        super::profile(&CompiledProfile::default(), "area", 1, &area, &others).unwrap_err();
+    let said: Vec<_> = problems.iter().map(|p| (p.category.as_str(), p.to_string())).collect();
+    for (index, (category, words)) in [
+        (
+            "IncludeMissing",
+            "includeMappingsFrom[1]: there is no SyncProfile gone in this namespace; create it",
+        ),
+        ("IncludeCircle", "includeMappingsFrom[2]: SyncProfile area includes itself; remove it"),
+        (
+            "IncludeNested",
+            "includeMappingsFrom[3]: SyncProfile deep includes others itself (plain), and includes go one",
+        ),
+        (
+            "IncludeInvalid",
+            "includeMappingsFrom[4]: SyncProfile broken is not valid: mappings[0].destination: \"var/x\"",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(said[index].0 == category && said[index].1.starts_with(words), "{said:#?}");
+    }
+    assert_eq!(said.len(), 4, "{said:#?}");
 }
 
 #[test]
@@ -148,9 +234,38 @@ fn what_a_mapping_takes_reaches_the_engine_and_nonsense_is_refused() {
         ),
         (json!({"maxSize": "0"}), "mappings[0].maxSize: 0 is out of bounds; write a size from 1 to 256Mi"),
         (json!({"maxSize": "257Mi"}), "mappings[0].maxSize: 257Mi is out of bounds"),
+        (
+            json!({"when": {"podLabels": {"a b": "x"}}}),
+            "mappings[0].when.podLabels[\"a b\"]: no label has such a name",
+        ),
+        (json!({"when": {"podLabels": {"-/b": "x"}}}), "mappings[0].when.podLabels[\"-/b\"]: no label has"),
+        (
+            json!({"when": {"podLabels": {"a": "{{.GatewayName}}"}}}),
+            "mappings[0].when.podLabels[\"a\"]: \"{{.GatewayName}}\" is no value of a label",
+        ),
     ] {
         let error = mapping(extra.clone()).unwrap_err().to_string();
         assert!(error.starts_with(said), "{extra}: {error}");
+    }
+}
+
+#[test]
+fn a_mapping_is_there_on_gateways_with_all_its_labels() {
+    let spec = sync_profile(json!({"mappings": [
+        {"source": "all", "destination": "a"},
+        {"source": "edge", "destination": "b", "when": {"podLabels": {"role": "edge"}}},
+        {"source": "both", "destination": "c", "when": {"podLabels": {"role": "edge", "example.com/site": ""}}},
+    ]}));
+    let compiled = profile(&CompiledProfile::default(), "p", 1, &spec).unwrap();
+    for (labels, there) in [
+        (vec![], vec!["all"]),
+        (vec![("role", "core"), ("example.com/site", "")], vec!["all"]),
+        (vec![("role", "edge"), ("more", "x")], vec!["all", "edge"]),
+        (vec![("role", "edge"), ("example.com/site", "")], vec!["all", "edge", "both"]),
+    ] {
+        let labels = labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let on = compiled.clone().on(&labels);
+        assert_eq!(on.mappings.iter().map(|m| m.source.as_str()).collect::<Vec<_>>(), there, "{labels:?}");
     }
 }
 

@@ -16,7 +16,7 @@ use super::slim::GatewayPod;
 use super::{Context, dereference, watch};
 use crate::annotations::SYNC_PROFILE;
 use crate::api::{DryRunDiff, Stoker, SyncProfile, SyncProfileStatus};
-use crate::compile::{self, Dependencies};
+use crate::compile::{self, Dependencies, Profiles};
 use crate::conditions::{self, Wanted, reason, whole_second};
 use crate::names;
 use crate::protocol::{AgentStatus, Hold};
@@ -31,6 +31,8 @@ pub(super) struct Findings<'a> {
     pub(super) agents: Vec<Option<AgentStatus>>,
     /// Which profile of the namespace waits for which.
     pub(super) dependencies: &'a Dependencies,
+    /// What the profiles of the namespace say.
+    pub(super) specs: &'a Profiles<'a>,
 }
 
 /// Makes the status. Pure.
@@ -83,12 +85,12 @@ fn accepted(findings: &Findings<'_>) -> Wanted {
     let (name, spec) = (findings.profile.name_any(), &findings.profile.spec);
     let generation = findings.profile.metadata.generation.unwrap_or_default();
     let judged = if findings.stokers.is_empty() {
-        compile::profile_alone(&name, spec)
+        compile::profile_alone(&name, spec).and_then(|()| compile::includes(&name, spec, findings.specs))
     } else {
         findings.stokers.iter().try_for_each(|stoker| {
             // What is wrong with the Stoker itself is said there.
             let base = compile::base(&stoker.spec, 0).unwrap_or_default();
-            compile::profile(&base, &name, generation, spec).map(drop)
+            compile::profile(&base, &name, generation, spec, findings.specs).map(drop)
         })
     };
     match judged.and_then(|()| compile::no_circle(&name, findings.dependencies)) {
@@ -165,7 +167,8 @@ async fn report(context: &Context, namespace: &str) -> Result<(), ApplyError> {
         .collect();
     let profiles = watch::within(&caches.profiles, namespace);
     let dependencies = super::validate::dependencies(profiles.iter().map(AsRef::as_ref));
-    for profile in profiles {
+    let specs = super::validate::specs(profiles.iter().map(AsRef::as_ref));
+    for profile in &profiles {
         let name = profile.name_any();
         let mine: Vec<&GatewayPod> = pods
             .iter()
@@ -196,7 +199,7 @@ async fn report(context: &Context, namespace: &str) -> Result<(), ApplyError> {
             })
             .collect();
         let new = status(
-            &Findings { profile: &profile, stokers: judges, agents, dependencies: &dependencies },
+            &Findings { profile, stokers: judges, agents, dependencies: &dependencies, specs: &specs },
             Timestamp::now(),
         );
         if profile.status.as_ref() == Some(&new) {

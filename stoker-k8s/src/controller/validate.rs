@@ -9,7 +9,7 @@ use super::dereference::{Heard, World};
 use super::slim::GatewayPod;
 use crate::annotations::{AnnotationError, CR_NAME, PodAnnotations, gateway_name};
 use crate::api::SyncProfile;
-use crate::compile::{self, CompiledProfile, Dependencies, Problems};
+use crate::compile::{self, CompiledProfile, Dependencies, Problems, Profiles};
 use crate::names;
 use crate::protocol::{AgentReport, Metadata};
 
@@ -105,6 +105,7 @@ pub fn validate(world: &World) -> Validated {
     // A defect in what we wrote ourselves must not stop anything: it is written anew.
     let previous = world.metadata.as_ref().and_then(|map| Metadata::from_data(&map.data).ok());
     let base = compile::base(&world.stoker.spec, 0);
+    let specs = specs(world.profiles.iter().map(AsRef::as_ref));
     let profiles = match &base {
         Ok(base) => world
             .profiles
@@ -113,7 +114,7 @@ pub fn validate(world: &World) -> Validated {
             .map(|profile| {
                 let name = profile.name_any();
                 let generation = profile.metadata.generation.unwrap_or_default();
-                let verdict = match compile::profile(base, &name, generation, &profile.spec) {
+                let verdict = match compile::profile(base, &name, generation, &profile.spec, &specs) {
                     Ok(compiled) => Verdict::Accepted(compiled),
                     Err(problems) => {
                         let last_good = previous.as_ref().and_then(|p| p.profiles.get(&name).cloned());
@@ -153,6 +154,12 @@ pub(super) fn dependencies<'a>(profiles: impl Iterator<Item = &'a SyncProfile>) 
     let names =
         |profile: &SyncProfile| profile.spec.depends_on.iter().map(|d| d.profile_name.clone()).collect();
     profiles.map(|profile| (profile.name_any(), names(profile))).collect()
+}
+
+/// What each profile says, as long as it is not about to go.
+pub(super) fn specs<'a>(profiles: impl Iterator<Item = &'a SyncProfile>) -> Profiles<'a> {
+    let there = profiles.filter(|profile| profile.metadata.deletion_timestamp.is_none());
+    there.map(|profile| (profile.name_any(), &profile.spec)).collect()
 }
 
 /// What a ConfigMap says of the agent in the pod of this name and uid.

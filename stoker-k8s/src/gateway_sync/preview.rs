@@ -79,7 +79,9 @@ impl GatewaySync {
         job: Job,
         look: impl FnOnce(&Self, Job, &Handle, &mut SyncReport) -> Result<T, SyncError> + Send + 'static,
     ) -> Result<T, Box<SyncReport>> {
+        let (job, none) = job.here();
         let mut report = SyncReport::new(&job.facts.commit, &job.facts.git_ref);
+        report.warnings.extend(none);
         let (this, handle) = (self.clone(), Handle::current());
         let work = tokio::task::spawn_blocking(move || {
             look(&this, job, &handle, &mut report).map_err(|error| Box::new(ended(report, &error)))

@@ -7,7 +7,8 @@ use stoker_core::{
     RelPath, RelPathBuf, SyncSpec, Template,
 };
 use stoker_ignition::rules::{
-    CONFIG_MODE_FILE, DEFAULT_EXCLUDES, MANIFEST_FILES, ProtectionTable, config_mode_json, same_but_for_stamp,
+    CONFIG_MODE_FILE, DEFAULT_EXCLUDES, MANIFEST_FILES, MIRROR_KEEPS, ProtectionTable, config_mode_json,
+    same_but_for_stamp,
 };
 
 use super::role::all_but_external;
@@ -44,8 +45,11 @@ pub fn engine_spec(profile: &CompiledProfile, facts: &GatewayFacts, around: Surr
         last_in_directory: MANIFEST_FILES.iter().map(|&name| name.to_owned()).collect(),
         prune: match profile.prune {
             api::Prune::Owned => Prune::Owned,
+            api::Prune::Mirror => Prune::Mirror,
             api::Prune::Never => Prune::Never,
         },
+        mirror_keeps: MIRROR_KEEPS.map(str::to_owned).to_vec(),
+        needed_while_filled: vec![format!("/config/resources/*/{CONFIG_MODE_FILE}")],
         limits: Limits {
             max_files: profile.max_files,
             max_total_bytes: profile.max_total_bytes,

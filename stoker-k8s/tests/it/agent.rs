@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use stoker_ignition::fake::{Failure, FailureKind};
-use stoker_ignition::rules::Designer;
+use stoker_ignition::rules::{Designer, config_mode_json};
 use stoker_k8s::agent::measure;
-use stoker_k8s::api::{Mapping, SyncStatus};
+use stoker_k8s::api::{Mapping, Prune, SyncStatus, When};
 use stoker_k8s::protocol::Metadata;
 
-use crate::line::{Commits, Line, PROJECT};
+use crate::line::{Commits, LIMIT, Line, PROJECT};
 
 fn forbid(path: &str) -> Failure {
     Failure { path: format!("/data/api/v1/{path}"), how: FailureKind::Status(403), times: None }
@@ -218,4 +218,110 @@ async fn a_mapping_brings_the_files_of_its_pattern_and_refuses_larger_ones_than_
     line.says("narrower", |s| s.status.sync_status == SyncStatus::Synced && s.status.synced_commit.is_some())
         .await;
     assert!(line.read("themes/dark.css").is_some() && line.read("themes/deep/light.css").is_none());
+}
+
+#[tokio::test]
+async fn a_mapping_comes_and_goes_with_the_labels_of_the_pod() {
+    let commits = Commits::new();
+    let first =
+        commits.commit(1, &[("projects/line/project.json", PROJECT), ("edge/dark.css", "/* edge */")]);
+    let mut line = Line::new(&commits, &[]).await;
+    line.label(&[("role", "core"), ("site", "north")]);
+    line.tell(&first, |told| {
+        let mut mapping = Mapping::new("edge", "themes");
+        let pod_labels =
+            [("role", "edge"), ("site", "north")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        mapping.when = Some(When { pod_labels });
+        told.base.push("shared.mappings[2]", mapping);
+    });
+    line.agent().await;
+    line.synced(&first).await;
+    assert_eq!(line.read("themes/dark.css"), None, "one label of two is not enough");
+
+    line.label(&[("role", "edge"), ("site", "north")]);
+    line.says("the mapping", |s| s.status.history.len() == 2).await;
+    assert_eq!(line.read("themes/dark.css").as_deref(), Some("/* edge */"));
+    line.write("themes/theirs.css", "theirs");
+
+    line.label(&[("site", "north")]);
+    line.says("gone", |s| s.status.history.len() == 3).await;
+    assert_eq!(line.read("themes/dark.css"), None);
+    assert_eq!(line.read("themes/theirs.css").as_deref(), Some("theirs"), "what we did not write stays");
+    assert!(line.read("projects/line/project.json").is_some());
+}
+
+/// What a gateway makes itself, wherever a mirror reaches.
+const THEIRS: [&str; 14] = [
+    "config/com.inductiveautomation.opcua/trust/store.json",
+    "config/ignition/keys/root.json",
+    "config/local/ignition/uuid.txt",
+    "config/resources/core/config-mode.json",
+    "config/resources/core/ignition/security-properties/config.json",
+    "config/resources/core/ignition/tag-definition/System/tags.json",
+    "config/resources/core/ignition/user-source/default/users.json",
+    "config/resources/core/valueStore.idb",
+    "config/resources/dev/config-mode.json",
+    "config/resources/dev/ignition/tag-definition/System/tags.json",
+    "config/resources/local/config-mode.json",
+    "config/resources/local/ignition/api-token/ci/config.json",
+    "lost+found/x",
+    "projects/.resources/ab12",
+];
+
+#[tokio::test]
+async fn a_mirror_of_the_whole_directory_deletes_what_people_made_and_nothing_of_the_gateways_own() {
+    let commits = Commits::new();
+    let device = "data/config/resources/core/ignition/opc-ua-device/ours";
+    let manifest = r#"{"scope":"G","version":1,"files":["config.json"],"attributes":{}}"#;
+    let (config, resource) = (format!("{device}/config.json"), format!("{device}/resource.json"));
+    let first = commits.commit(
+        1,
+        &[
+            ("data/projects/line/project.json", PROJECT),
+            (config.as_str(), "{}"),
+            (resource.as_str(), manifest),
+        ],
+    );
+    let mut line = Line::new(&commits, &[]).await;
+    line.gateway.until_running(LIMIT).await.unwrap();
+    for path in THEIRS {
+        let collection =
+            path.strip_prefix("config/resources/").and_then(|p| p.strip_suffix("/config-mode.json"));
+        line.write(path, &collection.map_or("{}".to_owned(), config_mode_json));
+    }
+    let made = [
+        "config/resources/core/ignition/opc-ua-device/theirs/config.json",
+        "config/resources/dev/ignition/opc-ua-device/theirs/config.json",
+        "projects/made-here/project.json",
+    ];
+    made.iter().for_each(|path| line.write(path, PROJECT));
+    line.tell(&first, |told| {
+        told.base.mappings.clear();
+        told.base.push("shared.mappings[0]", Mapping::new("data", "."));
+        told.base.prune = Prune::Mirror;
+    });
+    line.agent().await;
+    // Nothing is ours yet, so these are all that count.
+    let said = line.says("the guard", |s| s.status.reason.as_deref() == Some("MassDeletionBlocked")).await;
+    assert!(said.status.message.contains("3 files that Stoker did not write"), "{}", said.status.message);
+    assert!(made.iter().all(|path| line.read(path).is_some()));
+
+    line.known.send_modify(|known| {
+        let metadata = known.metadata.as_mut().unwrap();
+        metadata.base.max_deletes.percent = 100;
+    });
+    line.synced(&first).await;
+    for path in made {
+        assert_eq!(line.read(path), None, "{path}");
+    }
+    for path in THEIRS {
+        assert!(line.read(path).is_some(), "{path}");
+    }
+    line.gateway.restart();
+    line.gateway.until_running(LIMIT).await.unwrap();
+
+    // It goes on looking: what somebody makes later goes at the next look at the files.
+    line.write(made[0], "{}");
+    line.says("mirrored again", |s| s.status.history.len() == 2).await;
+    assert_eq!(line.read(made[0]), None);
 }

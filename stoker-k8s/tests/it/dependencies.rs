@@ -13,7 +13,7 @@ fn done(told: &Metadata, profile: &str) -> AgentStatus {
     AgentStatus { profile_revision: Some(told.profiles[profile].revision.clone()), ..synced(told) }
 }
 
-async fn profile_condition(bed: &Bed, profile: &str, type_: &str, status: &str) -> String {
+pub(crate) async fn profile_condition(bed: &Bed, profile: &str, type_: &str, status: &str) -> String {
     wait::until(&format!("{type_}={status} of {profile}"), LIMIT, || async {
         let conditions = bed.profiles().get(profile).await?.status.unwrap_or_default().conditions;
         Ok(conditions::find(&conditions, type_).filter(|c| c.status == status).map(|c| c.message.clone()))

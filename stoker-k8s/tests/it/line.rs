@@ -178,6 +178,13 @@ impl Line {
         write(&self.data(), path, content);
     }
 
+    /// Gives the pod these labels, as the kubelet projects them.
+    pub(crate) fn label(&self, labels: &[(&str, &str)]) {
+        let text: String = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"\n")).collect();
+        std::fs::write(self.folder.path().join("new"), text).unwrap();
+        std::fs::rename(self.folder.path().join("new"), self.folder.path().join("labels")).unwrap();
+    }
+
     /// Starts an agent, in place of the one that runs.
     pub(crate) async fn agent(&mut self) {
         self.stop().await;

@@ -13,6 +13,7 @@ mod deliveries;
 mod dependencies;
 mod designers;
 mod helm;
+mod includes;
 mod injection;
 mod line;
 mod pair;

@@ -57,6 +57,16 @@ fn a_diff_shows_what_the_next_sync_does_and_writes_nothing() {
 }
 
 #[test]
+fn a_diff_knows_which_mappings_are_for_this_gateway() {
+    let mut bench = Bench::new();
+    bench.config["profile"]["mappings"][0]["when"] = json!({"podLabels": {"site": "north"}});
+    let brings = |bench: &Bench| diff(bench, &["--name-only"]).out.contains("view.json");
+    assert!(!brings(&bench));
+    bench.config["labels"] = json!({"site": "north"});
+    assert!(brings(&bench));
+}
+
+#[test]
 fn a_diff_of_what_a_guard_stops_shows_the_deletions_and_says_so() {
     let mut bench = Bench::new();
     assert_eq!(bench.sync(&[]).code, 0);

@@ -56,6 +56,10 @@ fn what_is_wrong_is_named_with_its_field() {
     let good = "{repo: 'https://git.example.com/x', ref: main}";
     std::fs::write(&file, stoker_with(good)).unwrap();
     assert_eq!(stoker(&["validate", file.to_str().unwrap()]).code, 0);
+    // What others may define is not judged.
+    let open = "{mappings: [{source: 'a/{{.Vars.x}}', destination: b}], includeMappingsFrom: [{name: lib}], prune: Mirror}";
+    std::fs::write(&file, profile_with(open)).unwrap();
+    assert_eq!(stoker(&["validate", file.to_str().unwrap()]).code, 0);
     for (text, word) in [
         (stoker_with("{repo: 'http://git.example.com/x', ref: main}"), "allowInsecure"),
         (stoker_with("{repo: 'https://git.example.com/x', ref: '-u'}"), "ref"),
@@ -63,6 +67,34 @@ fn what_is_wrong_is_named_with_its_field() {
         (stoker_with("{repo: 'https://git.example.com/x', ref: main, brnch: y}"), "brnch"),
         (profile_with("{mappings: [{source: a, destination: ../b}]}"), ".."),
         (profile_with("{mappings: [{source: a, destination: var/x}]}"), "var"),
+        (
+            profile_with("{mappings: [{source: a, destination: b, when: {podLabels: {'a b': c}}}]}"),
+            "mappings[0].when.podLabels[\"a b\"]: no label has such a name",
+        ),
+        (profile_with("{mappings: [{source: a, destination: b}], prune: All}"), "Mirror"),
+        (
+            profile_with("{mappings: [{source: a, destination: b}], includeMappingsFrom: [{name: x}]}"),
+            "SyncProfile x includes itself",
+        ),
+        (
+            format!(
+                "{}---\n{}",
+                profile_with("{mappings: [{source: a, destination: b}], includeMappingsFrom: [{name: lib}]}")
+                    .replace("{name: x}", "{name: w}"),
+                profile_with(
+                    "{mappings: [{source: a, destination: b}], includeMappingsFrom: [{name: more}]}"
+                )
+                .replace("{name: x}", "{name: lib}"),
+            ),
+            "SyncProfile lib includes others itself (more)",
+        ),
+        (
+            "apiVersion: stoker.io/v1alpha1\nkind: AgentConfig\ngatewayName: g\ndataDir: /d\n\
+             git: {repo: 'https://git.example.com/x', ref: main}\n\
+             profile: {mappings: [{source: a, destination: b}], includeMappingsFrom: [{name: lib}]}"
+                .to_owned(),
+            "profile.includeMappingsFrom: a gateway without Kubernetes knows no other profiles",
+        ),
         (profile_with("{mappings: []}"), "mappings"),
         (
             profile_with("{mappings: [{source: a, destination: b, filePattern: '!x'}]}"),
