@@ -239,6 +239,9 @@ impl Comparison<'_, '_> {
     fn run(&mut self, desired: &DesiredState) -> Result<(), PlanError> {
         let mut cursor = self.inputs.root.cursor();
         let mut base = std::mem::take(&mut self.plan.manifest.files);
+        if base.entries().is_empty() {
+            self.plan.actions.reserve_exact(desired.files.len());
+        }
         let mut wanted = desired.files.entries().iter().peekable();
         for owned in uncovered(&base, &desired.covered) {
             for at in owned {

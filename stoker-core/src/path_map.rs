@@ -56,6 +56,11 @@ impl<V> PathMap<V> {
         (path, value)
     }
 
+    /// The path itself, for whoever wants to share it.
+    pub(crate) fn path(&self, path: RelPath<'_>) -> Option<&RelPathBuf> {
+        self.find(path.as_str()).ok().map(|at| &self.0[at].0)
+    }
+
     pub(crate) fn contains(&self, path: &str) -> bool {
         self.find(path).is_ok()
     }

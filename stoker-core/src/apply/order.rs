@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use crate::journal::Step;
 use crate::path::{RelPath, RelPathBuf};
+use crate::path_map::PathMap;
 use crate::root::{Live, Root, live_at};
 use crate::state::{Manifest, names};
 
@@ -19,7 +20,8 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    pub(crate) fn survey(root: &Root, steps: &[Step]) -> io::Result<Self> {
+    /// Paths that `named` has, too, are shared with it.
+    pub(crate) fn survey<V>(root: &Root, steps: &[Step], named: &PathMap<V>) -> io::Result<Self> {
         let mut ground = Self::default();
         let mut known = BTreeSet::new();
         let mut cursor = root.cursor();
@@ -35,7 +37,8 @@ impl Ground {
                     break;
                 }
                 if root.cursor().live(above)? != Live::Directory {
-                    ground.missing.insert(above.to_buf());
+                    let path = named.path(above).cloned();
+                    ground.missing.insert(path.unwrap_or_else(|| above.to_buf()));
                 }
             }
         }

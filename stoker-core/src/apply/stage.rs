@@ -120,7 +120,7 @@ impl Transaction<'_> {
         } else if staged > 0 {
             rustix::fs::syncfs(self.root.fd()).map_err(|e| root_error(e.into()))?;
         }
-        let ground = Ground::survey(self.root, &steps).map_err(root_error)?;
+        let ground = Ground::survey(self.root, &steps, &plan.manifest.trees).map_err(root_error)?;
         Ok(order(steps, &ground, &plan.manifest, &plan.emptied, &spec.last_in_directory))
     }
 

@@ -176,7 +176,7 @@ impl Transaction<'_> {
                 _ => {}
             }
         }
-        let ground = Ground::survey(self.root, &steps).map_err(io_error)?;
+        let ground = Ground::survey(self.root, &steps, &current.directories).map_err(io_error)?;
         Ok(order(steps, &ground, current, &BTreeSet::new(), &[]))
     }
 }
