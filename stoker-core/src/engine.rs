@@ -12,7 +12,7 @@ use crate::history::{self, HistoryError, Past, PastChange, PastContent, Retentio
 use crate::journal::Abilities;
 use crate::lock::StateLock;
 use crate::path::{RelPath, RelPathBuf};
-use crate::plan::{Plan, PlanError};
+use crate::plan::{Plan, PlanError, Warning};
 use crate::root::Root;
 use crate::source::Source;
 use crate::spec::SyncSpec;
@@ -266,7 +266,11 @@ impl Engine {
     ) -> Result<Plan, PlanError> {
         let state = StateDir::open(&self.root)
             .map_err(|source| PlanError::Live { path: RelPathBuf::default(), source })?;
-        let plan = self.plan(state.as_ref(), source, revision, spec, options)?;
+        let unreadable = |source| PlanError::Live { path: RelPathBuf::default(), source };
+        let mut plan = self.plan(state.as_ref(), source, revision, spec, options)?;
+        if state.map_or(Ok(false), |state| state.is_under_way()).map_err(unreadable)? {
+            plan.warnings.push(Warning::UnderWay);
+        }
         plan.check_contents(source, spec)?;
         Ok(plan)
     }

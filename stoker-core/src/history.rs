@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
 
 use rustix::fs::AtFlags;
 use serde::{Deserialize, Serialize};
@@ -241,15 +240,20 @@ impl Fault for RollbackError {
 pub(crate) fn past(state: &StateDir) -> io::Result<Vec<Past>> {
     let mut past = Vec::new();
     for transaction in transactions(state)? {
-        past.extend(journal(state, transaction)?.as_ref().map(past_of));
+        let Some(journal) = journal(state, transaction)? else { continue };
+        past.push(past_of(&journal, kept::read(state, transaction)?.as_ref()));
     }
     Ok(past)
 }
 
-fn past_of(journal: &Journal) -> Past {
+/// What a transaction did, by what it kept: it may have replaced what nobody knew of.
+fn past_of(journal: &Journal, record: Option<&kept::Record>) -> Past {
+    let had = |slot: &u32, before: bool| record.map_or(before, |record| record.contains_key(slot));
     let changes = journal.plain_steps().filter_map(|step| match step.as_ref() {
-        Step::Put { path, before: Some(_), .. } => Some((path.clone(), ActionKind::Update)),
-        Step::Put { path, before: None, .. } => Some((path.clone(), ActionKind::Create)),
+        Step::Put { path, slot, before, .. } => {
+            let replaced = had(slot, before.is_some());
+            Some((path.clone(), if replaced { ActionKind::Update } else { ActionKind::Create }))
+        }
         Step::SetMode { path, .. } => Some((path.clone(), ActionKind::SetMode)),
         Step::Delete { path, .. } => Some((path.clone(), ActionKind::Delete)),
         _ => None,
@@ -266,11 +270,10 @@ fn past_of(journal: &Journal) -> Past {
 
 /// The transactions that keep something, oldest first.
 pub(crate) fn transactions(state: &StateDir) -> io::Result<Vec<u64>> {
-    let history = state.directory("history")?;
     let mut numbers = Vec::new();
-    for name in crate::state::names(&history)? {
+    for name in state.names("history")? {
         if let Some(number) = number(&name)
-            && live_at(history.as_fd(), &name)? == Live::Directory
+            && live_at(state.fd(), &format!("history/{name}"))? == Live::Directory
         {
             numbers.push(number);
         }

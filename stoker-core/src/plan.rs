@@ -66,6 +66,8 @@ pub enum Warning {
     },
     /// The manifest was lost or damaged; equal files are adopted, nothing is rewritten.
     ManifestRebuilt,
+    /// A transaction is under way or was interrupted, so that a preview sees the directory half way.
+    UnderWay,
 }
 
 impl fmt::Display for Warning {
@@ -95,6 +97,10 @@ impl fmt::Display for Warning {
                     "{path}{more} was changed here and stays as it is; bring the source in step or remove the change"
                 )
             }
+            Self::UnderWay => f.write_str(
+                "a sync is under way here or was interrupted; this is compared with a directory half way: what is \
+                 called changed or deleted here may be the work of that sync, which the next one completes",
+            ),
             Self::ManifestRebuilt => f.write_str(
                 "the manifest was lost or damaged and is rebuilt; equal files are adopted as they are",
             ),
@@ -359,21 +365,34 @@ impl Plan {
         Ok(Some(content))
     }
 
-    /// Reads everything that would be written, through its transforms and checks, and throws it away.
-    pub(crate) fn check_contents(&self, source: &dyn Source, spec: &SyncSpec) -> Result<(), PlanError> {
+    /// Reads everything that would be written, through its transforms and checks, and throws it away. What comes out as
+    /// it was left is not written, and does not stay in the plan.
+    pub(crate) fn check_contents(&mut self, source: &dyn Source, spec: &SyncSpec) -> Result<(), PlanError> {
         let limit = spec.limits.max_total_bytes;
         let mut total = 0;
+        let mut same = BTreeSet::new();
         for action in self.actions.iter().filter(|a| a.kind.writes()) {
             let Some(write) = &action.write else { continue };
+            let mut hasher = blake3::Hasher::new();
             let written = self.content(action, write, source, spec, &mut |bytes| {
                 total += bytes.len() as u64;
+                hasher.update(bytes);
                 Ok(())
             })?;
+            let as_left = action.base.as_ref().is_some_and(|base| {
+                base.digest == *hasher.finalize().as_bytes() && base.executable == write.executable
+            });
+            if action.kind == ActionKind::Update && as_left {
+                same.insert(action.path.clone());
+            }
             written.map_err(|source| PlanError::Live { path: action.path.clone(), source })?;
             if total > limit {
                 return Err(PlanError::TooManyBytes { total, limit });
             }
         }
+        self.actions.retain(|action| !same.contains(&action.path));
+        self.counts.modified -= same.len() as u64;
+        self.counts.unchanged += same.len() as u64;
         Ok(())
     }
 

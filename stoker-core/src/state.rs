@@ -171,12 +171,18 @@ impl StateDir {
     }
 
     fn open_file(&self, name: &str) -> io::Result<Option<File>> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(File::from(fd))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(e.into()),
+        // A pipe in the place of a file must not be waited for.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        if !file.metadata()?.is_file() {
+            let text = format!("{STATE_DIRECTORY}/{name} is not a regular file; remove it");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
+        Ok(Some(file))
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -225,9 +231,18 @@ impl StateDir {
         }
     }
 
-    /// The names in a directory below, sorted.
+    /// The names in a directory below, sorted; none when there is no such directory.
     pub(crate) fn names(&self, path: &str) -> io::Result<Vec<String>> {
-        names(&self.directory(path)?)
+        match self.directory(path) {
+            Ok(directory) => names(&directory),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether a transaction is under way, or was interrupted.
+    pub(crate) fn is_under_way(&self) -> io::Result<bool> {
+        Ok(crate::root::live_at(self.fd(), "journal")? != crate::root::Live::Absent)
     }
 
     pub(crate) fn head(&self) -> io::Result<Option<Head>> {

@@ -12,6 +12,7 @@
 //! Files and confirmation are two steps on purpose. A gateway that is down, starting or not commissioned gets its
 //! files all the same; what it has to load is written down beside them, and confirmed whenever it answers.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -206,8 +207,11 @@ impl GatewaySync {
         let (moved, role) = (made.has_moved(), (made.role, made.said));
         let applied = session.apply(made.plan, source, &made.spec, &mut observer);
         report.duration_ms.apply = millis(began.elapsed());
-        let Applied { transaction, counts, .. } = applied?;
+        let Applied { transaction, counts, changed, .. } = applied?;
         report.files = counts;
+        // What came out as it was is not written.
+        let changed: BTreeSet<&str> = changed.iter().map(RelPathBuf::as_str).collect();
+        report.changes.retain(|change| !change.writes || changed.contains(change.path.as_str()));
         report.outcome = if transaction.is_some() { Outcome::Applied } else { Outcome::InSync };
         self.note(&engine, role, moved)
     }

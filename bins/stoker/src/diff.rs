@@ -21,7 +21,7 @@ pub(crate) async fn run(args: &cli::Diff) -> Result<u8> {
     };
     match args.output.output {
         Format::Json => output::print_json(&as_json(&preview, args.name_only)?)?,
-        Format::Table => print!("{}", for_people(&preview, args.name_only)?),
+        Format::Table => output::print(&for_people(&preview, args.name_only)?)?,
     }
     Ok(preview.report.outcome.exit_code())
 }
@@ -74,7 +74,7 @@ fn inside(preview: &Preview, action: &Action) -> Result<Difference> {
 }
 
 fn shown(preview: &Preview) -> impl Iterator<Item = &Action> {
-    preview.plan.actions.iter().filter(|a| a.kind.writes() || a.kind == ActionKind::Keep)
+    preview.plan.actions.iter().filter(|a| a.kind != ActionKind::Forget)
 }
 
 fn why(preview: &Preview, action: &Action) -> String {
@@ -90,10 +90,11 @@ fn for_people(preview: &Preview, name_only: bool) -> Result<String> {
             ActionKind::Create => '+',
             ActionKind::Delete => '-',
             ActionKind::Restore | ActionKind::Overwrite => '!',
-            ActionKind::Keep => '=',
+            ActionKind::Keep | ActionKind::Adopt => '=',
             _ => '~',
         };
-        let difference = if name_only { None } else { Some(inside(preview, action)?) };
+        let difference =
+            if name_only || !action.kind.writes() { None } else { Some(inside(preview, action)?) };
         tree.add(action.path.as_str(), mark, &why(preview, action), difference.as_ref());
     }
     let mut out = tree.text();
@@ -103,8 +104,9 @@ fn for_people(preview: &Preview, name_only: bool) -> Result<String> {
     }
     let files = report.files;
     let what = format!("{} ({})", report.r#ref, report.commit.get(..7).unwrap_or(&report.commit));
+    let adopted = if files.adopted > 0 { format!(", {} adopted", files.adopted) } else { String::new() };
     let counts = format!(
-        "{} added, {} modified, {} deleted, {} unchanged",
+        "{} added, {} modified, {} deleted, {} unchanged{adopted}",
         files.added, files.modified, files.deleted, files.unchanged
     );
     out.push_str(&match (&report.error, shown(preview).count()) {
@@ -119,7 +121,8 @@ fn for_people(preview: &Preview, name_only: bool) -> Result<String> {
 
 fn as_json(preview: &Preview, name_only: bool) -> Result<serde_json::Value> {
     let changes = shown(preview).map(|action| {
-        let difference = if name_only { None } else { Some(inside(preview, action)?) };
+        let difference =
+            if name_only || !action.kind.writes() { None } else { Some(inside(preview, action)?) };
         Ok(json!({
             "path": action.path,
             "action": action.kind,

@@ -24,7 +24,8 @@ fn list(args: &cli::History, past: &[Past]) -> Result<u8> {
         return Ok(0);
     }
     if past.is_empty() {
-        println!("No transaction is kept in {}.", args.data_dir.display());
+        let directory = output::visible(&args.data_dir.display().to_string());
+        output::print(&format!("No transaction is kept in {directory}.\n"))?;
         return Ok(0);
     }
     let mut table =
@@ -43,31 +44,31 @@ fn list(args: &cli::History, past: &[Past]) -> Result<u8> {
             count(&[ActionKind::Delete]),
         ]);
     }
-    println!("{table}");
+    output::print(&format!("{table}\n"))?;
     Ok(0)
 }
 
 /// What some transactions in a row changed.
 fn changes(args: &cli::History, engine: &Engine, after: u64, to: u64) -> Result<u8> {
     let changes = engine.past_changes(after, to)?;
-    let inside = |change: &PastChange| -> Result<Option<Difference>> {
+    let inside = |change: &PastChange| -> Option<Difference> {
         if args.name_only {
-            return Ok(None);
+            return None;
         }
-        let side = |content: &Option<PastContent>| -> Result<Side> {
-            let bytes = content.as_ref().map_or(Ok(None), |content| engine.past_content(content, LIMIT));
-            let bytes = bytes.with_context(|| format!("cannot read what was {}", change.path))?;
-            Ok(Side::of(content.is_some(), bytes))
+        // One that cannot be read must not hide the others.
+        let side = |content: &Option<PastContent>| {
+            let bytes =
+                content.as_ref().and_then(|content| engine.past_content(content, LIMIT).ok().flatten());
+            Side::of(content.is_some(), bytes)
         };
-        let (before, after) = (side(&change.before)?, side(&change.after)?);
-        Ok(Some(difference(change.path.as_str(), &before, &after)))
+        Some(difference(change.path.as_str(), &side(&change.before), &side(&change.after)))
     };
     if args.output.output == Format::Json {
         let changes = changes.iter().map(|change| {
             let (path, kind) = (&change.path, change.kind);
-            Ok(json!({"path": path, "action": kind, "difference": inside(change)?}))
+            json!({"path": path, "action": kind, "difference": inside(change)})
         });
-        let changes = changes.collect::<Result<Vec<_>>>()?;
+        let changes = changes.collect::<Vec<_>>();
         output::print_json(&json!({ "after": after, "to": to, "changes": changes }))?;
         return Ok(0);
     }
@@ -79,23 +80,24 @@ fn changes(args: &cli::History, engine: &Engine, after: u64, to: u64) -> Result<
             ActionKind::SetMode => ('~', "executable bit"),
             _ => ('~', ""),
         };
-        tree.add(change.path.as_str(), mark, note, inside(change)?.as_ref());
+        tree.add(change.path.as_str(), mark, note, inside(change).as_ref());
     }
     let which = if to - after == 1 {
         format!("transaction {to}")
     } else {
         format!("transactions {} to {to}", after + 1)
     };
-    println!("{}{which}: {} changed", tree.text(), output::counted(changes.len(), "file"));
+    let files = output::counted(changes.len(), "file");
+    output::print(&format!("{}{which}: {files} changed\n", tree.text()))?;
     Ok(0)
 }
 
 pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
     let engine = Engine::open(&args.data_dir)?;
-    // A session would make it, in whatever directory was named by mistake.
-    if !args.data_dir.join(stoker_core::STATE_DIRECTORY).is_dir() {
+    // A session would make its state, in whatever directory was named by mistake.
+    if engine.head()?.is_none() && engine.history()?.is_empty() {
         let text = format!(
-            "{} has no .stoker: no sync has written there; write the data directory of a gateway that Stoker keeps",
+            "{} has no history: no sync has written there; write the data directory of a gateway that Stoker keeps",
             args.data_dir.display()
         );
         return Err(Misuse(text).into());
@@ -108,8 +110,10 @@ pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
     } else {
         let now = if past.to.is_empty() { "before the first sync" } else { short(&past.to) };
         let files = output::counted(past.changes.len(), "file");
-        println!("Back to {now}, as transaction {}: {files} changed.", past.transaction);
-        println!("The gateway loads them at its next scan.");
+        output::print(&format!(
+            "Back to {now}, as transaction {}: {files} changed.\nThe gateway loads them at its next scan.\n",
+            past.transaction
+        ))?;
     }
     eprintln!(
         "warning: a running `stoker sync --watch`, or the next `stoker sync`, brings the wanted commit again: stop it, or \

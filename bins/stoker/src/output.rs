@@ -1,8 +1,8 @@
 //! What people and programs read: the answer on stdout, everything else on stderr.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
 use tracing_subscriber::EnvFilter;
 
@@ -38,11 +38,41 @@ pub(crate) fn printable(text: &str) -> String {
     for character in text.trim_end().chars() {
         match character {
             '\n' => out.push_str("\n    "),
-            c if c.is_control() => out.extend(c.escape_debug()),
-            c => out.push(c),
+            c => push_visible(&mut out, c),
         }
     }
     out
+}
+
+/// One line of foreign text, to the last space of it: nothing in it breaks the line or drives the terminal.
+pub(crate) fn visible(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    line.chars().for_each(|character| push_visible(&mut out, character));
+    out
+}
+
+fn push_visible(out: &mut String, character: char) {
+    // Beside control characters those that no one sees and that turn the direction of writing.
+    let hidden = matches!(
+        character,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    );
+    if hidden {
+        out.extend(character.escape_unicode());
+    } else if character.is_control() {
+        out.extend(character.escape_debug());
+    } else {
+        out.push(character);
+    }
+}
+
+/// Prints an answer. A reader that has gone away has read enough.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
 }
 
 /// `1 file`, `2 files`.
@@ -65,8 +95,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
 }
 
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
 #[cfg(test)]
@@ -76,6 +105,7 @@ mod tests {
     #[test]
     fn a_file_can_neither_drive_the_terminal_nor_speak_for_the_program() {
         assert_eq!(printable("a\u{1b}[2Jb\rc\nx.yaml: valid\n"), "a\\u{1b}[2Jb\\rc\n    x.yaml: valid");
+        assert_eq!(visible("\u{202e}a\nb \r"), "\\u{202e}a\\nb \\r");
         assert_eq!((counted(1_u64, "file"), counted(2_u64, "file")), ("1 file".into(), "2 files".into()));
     }
 }

@@ -1,15 +1,18 @@
 //! What changed inside of files, for people and programs.
 
 use std::fmt::Write;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
 use similar::{DiffOp, TextDiff};
 
-use crate::output::printable;
+use crate::output::visible;
 
 /// Larger contents are not compared.
 pub(crate) const LIMIT: u64 = 1 << 20;
+/// How long the shortest difference is looked for; after that a longer one, as true, is shown.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// Longest value that is printed whole, in characters.
 const MAX_VALUE: usize = 160;
 
@@ -86,7 +89,7 @@ pub(crate) fn difference(path: &str, before: &Side, after: &Side) -> Difference 
     let both = matches!((before, after), (Side::Bytes(_), Side::Bytes(_)));
     if both
         && path.ends_with(".json")
-        && let (Ok(old), Ok(new)) = (serde_json::from_str(old), serde_json::from_str(new))
+        && let (Some(old), Some(new)) = (document(old), document(new))
     {
         let mut changes = Vec::new();
         values("", &old, &new, &mut changes);
@@ -94,9 +97,36 @@ pub(crate) fn difference(path: &str, before: &Side, after: &Side) -> Difference 
             return Difference::Values(changes);
         }
     }
-    let diff = TextDiff::from_lines(old, new);
+    // A line ends with a line feed and with nothing else, as it does for git.
+    let (old, new): (Vec<&str>, Vec<&str>) =
+        (old.split_inclusive('\n').collect(), new.split_inclusive('\n').collect());
+    let diff = TextDiff::configure().newline_terminated(true).timeout(PATIENCE).diff_slices(&old, &new);
     let hunks = diff.unified_diff().context_radius(3).iter_hunks().map(|hunk| hunk.to_string());
     Difference::Text(hunks.collect())
+}
+
+/// A document, if its values are all that is in it: a number that no `f64` holds, or a name that is there twice, would be
+/// lost on the way.
+fn document(text: &str) -> Option<Value> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let (mut in_text, mut escaped) = (false, false);
+    let mut bytes: Vec<u8> = text
+        .bytes()
+        .filter(|byte| {
+            let here = in_text;
+            match byte {
+                b'"' if !escaped => in_text = !in_text,
+                _ => {}
+            }
+            escaped = in_text && !escaped && *byte == b'\\';
+            here || !byte.is_ascii_whitespace()
+        })
+        .collect();
+    // The order of members says nothing.
+    let mut again = serde_json::to_vec(&value).ok()?;
+    bytes.sort_unstable();
+    again.sort_unstable();
+    (bytes == again).then_some(value)
 }
 
 /// What turns `old` into `new`, value by value.
@@ -119,7 +149,10 @@ fn values(path: &str, old: &Value, new: &Value, changes: &mut Vec<ValueChange>) 
         }
         (Value::Array(old), Value::Array(new)) => {
             let texts = |values: &[Value]| values.iter().map(ToString::to_string).collect::<Vec<_>>();
-            for op in similar::capture_diff_slices(similar::Algorithm::Myers, &texts(old), &texts(new)) {
+            let (old_texts, new_texts) = (texts(old), texts(new));
+            let deadline = Some(Instant::now() + PATIENCE);
+            let myers = similar::Algorithm::Myers;
+            for op in similar::capture_diff_slices_deadline(myers, &old_texts, &new_texts, deadline) {
                 let (was, now) = (op.old_range(), op.new_range());
                 if matches!(op, DiffOp::Equal { .. }) {
                     continue;
@@ -143,7 +176,8 @@ fn values(path: &str, old: &Value, new: &Value, changes: &mut Vec<ValueChange>) 
 
 /// The path of a member, in the syntax of patches where its name allows that.
 fn member(path: &str, name: &str) -> String {
-    let plain = !name.is_empty() && !name.contains(['.', '[', ']', '/', '"']);
+    let odd = |c: char| c.is_whitespace() || c.is_control() || ".[]/\"".contains(c);
+    let plain = !name.is_empty() && !name.contains(odd);
     match (plain, path.is_empty()) {
         (true, true) => name.to_owned(),
         (true, false) => format!("{path}.{name}"),
@@ -164,34 +198,35 @@ impl Tree {
         let (directory, name) = path.rsplit_once('/').map_or(("", path), |(above, name)| (above, name));
         if self.directory.as_deref() != Some(directory) {
             let shown = if directory.is_empty() { ".".to_owned() } else { format!("{directory}/") };
-            let _ = writeln!(self.out, "{}", printable(&shown));
+            let _ = writeln!(self.out, "{}", visible(&shown));
             self.directory = Some(directory.to_owned());
         }
         let note = if note.is_empty() { String::new() } else { format!("   ({note})") };
-        let _ = writeln!(self.out, "  {mark} {}{}", printable(name), printable(&note));
+        let _ = writeln!(self.out, "  {mark} {}{}", visible(name), visible(&note));
         match difference {
             None | Some(Difference::None) => {}
             Some(Difference::Opaque(words)) => {
                 let _ = writeln!(self.out, "      {words}");
             }
             Some(Difference::Text(text)) => {
-                for line in text.lines().filter(|line| !line.starts_with('\\')) {
+                for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
                     let line = line.replace('\t', "    ");
-                    let _ = writeln!(self.out, "      {}", printable(&line));
+                    let _ = writeln!(self.out, "      {}", visible(&line));
                 }
             }
             Some(Difference::Values(changes)) => {
                 for ValueChange { path, before, after } in changes {
-                    let at = if path.is_empty() { String::new() } else { format!("{}: ", printable(path)) };
+                    let at = if path.is_empty() { String::new() } else { format!("{}: ", visible(path)) };
+                    let words =
+                        |value: &Option<Value>| value.as_ref().map(Value::to_string).unwrap_or_default();
+                    let (old, new) = (words(before), words(after));
+                    let from =
+                        if before.is_some() && after.is_some() { first_difference(&old, &new) } else { 0 };
+                    let (old, new) = (short(&old, from), short(&new, from));
                     let _ = match (before, after) {
-                        (Some(before), Some(after)) => {
-                            writeln!(self.out, "      {at}{} → {}", short(before), short(after))
-                        }
-                        (None, Some(after)) => writeln!(self.out, "      + {at}{}", short(after)),
-                        (before, None) => {
-                            let before = before.as_ref().map(short).unwrap_or_default();
-                            writeln!(self.out, "      - {at}{before}")
-                        }
+                        (Some(_), Some(_)) => writeln!(self.out, "      {at}{old} → {new}"),
+                        (None, _) => writeln!(self.out, "      + {at}{new}"),
+                        (Some(_), None) => writeln!(self.out, "      - {at}{old}"),
                     };
                 }
             }
@@ -204,12 +239,21 @@ impl Tree {
     }
 }
 
-fn short(value: &Value) -> String {
-    let text = printable(&value.to_string());
-    match text.char_indices().nth(MAX_VALUE) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text,
+/// Where two texts begin to differ, in characters.
+fn first_difference(old: &str, new: &str) -> usize {
+    old.chars().zip(new.chars()).take_while(|(a, b)| a == b).count()
+}
+
+/// A value, or when it is long, the part around character `from`.
+fn short(text: &str, from: usize) -> String {
+    let length = text.chars().count();
+    if length <= MAX_VALUE {
+        return visible(text);
     }
+    let skip = from.saturating_sub(MAX_VALUE / 4).min(length - MAX_VALUE);
+    let part: String = text.chars().skip(skip).take(MAX_VALUE).collect();
+    let (before, after) = (if skip > 0 { "…" } else { "" }, if skip + MAX_VALUE < length { "…" } else { "" });
+    format!("{before}{}{after} ({} bytes)", visible(&part), text.len())
 }
 
 #[cfg(test)]
@@ -237,16 +281,55 @@ mod tests {
     }
 
     #[test]
-    fn text_that_only_looks_different_as_json_is_compared_by_line() {
+    fn what_values_would_hide_is_compared_by_line() {
         let shown = printed("v.json", &side("{\"a\":1}\n"), &side("{\"a\": 1}\n"));
         assert_eq!(shown, ".\n  ~ v.json   (why)\n      @@ -1 +1 @@\n      -{\"a\":1}\n      +{\"a\": 1}\n");
+        for (old, new) in [
+            ("{\"big\":10000000000000000000001,\"x\":1}", "{\"big\":10000000000000000000002,\"x\":2}"),
+            ("{\"f\":0.1,\"x\":1}", "{\"f\":0.10000000000000000001,\"x\":2}"),
+            ("{\"d\":1,\"d\":2,\"x\":1}", "{\"d\":7,\"d\":2,\"x\":2}"),
+        ] {
+            assert!(matches!(difference("v.json", &side(old), &side(new)), Difference::Text(_)), "{old}");
+        }
+        for (old, new) in [("a\r\nb\r\n", "a\nb\n"), ("a \n", "a\n"), ("a", "a\n"), ("a\rb\n", "a\r\rb\n")] {
+            let shown = printed("t", &side(old), &side(new));
+            let of = |mark: char| {
+                let lines = shown.lines().skip(2).filter_map(|l| l.trim_start().strip_prefix(mark));
+                lines.map(str::to_owned).collect::<Vec<_>>()
+            };
+            assert!(of('-') != of('+') || shown.contains("No newline"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn long_values_are_shown_where_they_differ() {
+        let long = |end: &str| side(&format!("{{\"a\":\"{}{end}\"}}", "x".repeat(400)));
+        let shown = printed("v.json", &long("1"), &long("2"));
+        let (old, new) = shown.lines().last().unwrap().split_once(" → ").unwrap();
+        assert!(old.contains("x1\"") && new.contains("x2\""), "{shown}");
+    }
+
+    #[test]
+    fn a_large_text_of_which_nothing_is_the_same_takes_no_minutes() {
+        let lines = |seed: u64| {
+            let numbers = (0..40_000_u64).map(|n| (n * (seed + 7919) % 1009 * (n + seed)) % 997);
+            numbers.map(|n| n.to_string()).collect::<Vec<_>>()
+        };
+        let began = Instant::now();
+        let (old, new) = (lines(1).join("\n"), lines(2).join("\n"));
+        assert!(matches!(difference("t", &side(&old), &side(&new)), Difference::Text(_)));
+        let (old, new) = (format!("[{}]", lines(1).join(",")), format!("[{}]", lines(2).join(",")));
+        assert!(matches!(difference("v.json", &side(&old), &side(&new)), Difference::Values(_)));
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]
     fn what_is_no_text_is_told_by_its_size_and_nothing_drives_the_terminal() {
         assert!(printed("a", &side("\0"), &Side::Absent).contains("1 bytes → nothing"));
         assert!(printed("a", &Side::Unknown, &Side::Unknown).contains("cannot be shown"));
-        assert!(!printed("a", &Side::Absent, &side("\u{1b}[2J\n")).contains('\u{1b}'));
+        assert!(!printed("a", &Side::Absent, &side("\u{1b}[2J\u{202e}\n")).contains(['\u{1b}', '\u{202e}']));
+        let forged = printed("v.json", &side("{\"a: 1 → 2\\n  b\":1}"), &side("{\"a: 1 → 2\\n  b\":2}"));
+        assert_eq!(forged.lines().count(), 3, "{forged}");
         assert_eq!(difference("a", &side("x"), &side("x")), Difference::None);
     }
 }

@@ -143,6 +143,10 @@ impl Standalone {
     pub(crate) async fn preview(&self, git_ref: Option<&str>) -> Result<Preview, Box<SyncReport>> {
         let arrived = self.fetch(git_ref.unwrap_or(&self.config.git.r#ref)).await?;
         let mut preview = self.gateway.preview(arrived.job).await?;
+        if self.profile.paused {
+            let paused = "profile.paused is true: a sync writes nothing until it is false";
+            preview.report.warnings.push(paused.to_owned());
+        }
         preview.report.warnings.extend(arrived.warnings);
         if let Some(error) = &mut preview.report.error {
             error.message.push_str(HOW_TO_ALLOW);
@@ -166,6 +170,14 @@ impl Standalone {
         let failed = |commit: &str, error: &GitError| {
             Box::new(SyncReport::new(commit, git_ref).ended(Outcome::Failed, Failure::of(error)))
         };
+        // The cache may lie inside: it must not bring a directory into being that was named by mistake.
+        if !self.config.data_dir.is_dir() {
+            let path = self.config.data_dir.display().to_string();
+            let message = format!("dataDir {path} is not a directory");
+            let category = "DataDirectoryUnavailable".to_owned();
+            let failure = Failure { category, message, path: Some("dataDir".to_owned()) };
+            return Err(Box::new(SyncReport::new("", git_ref).ended(Outcome::Failed, failure)));
+        }
         let wanted = git_ref.parse().map_err(|error: stoker_git::RefError| {
             let message = error.to_string();
             let path = Some("git.ref".to_owned());

@@ -16,7 +16,10 @@ pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
     let one = Standalone::read(&args.config, Duration::from_secs(args.confirm_timeout))?;
     if !args.watch {
         let report = one.sync(args.dry_run, true).await;
-        show(&one, &report, args.output.output)?;
+        // What happened to the files is more than whether it could be said.
+        if let Err(error) = show(&one, &report, args.output.output) {
+            eprintln!("stoker: {error:#}");
+        }
         return Ok(report.outcome.exit_code());
     }
     let interval = one.config.git.interval.map_or(Duration::from_secs(60), |p| p.0);
@@ -34,7 +37,9 @@ pub(crate) async fn run(args: cli::Sync) -> Result<u8> {
         let wrote = matches!(report.outcome, Outcome::Applied | Outcome::Unconfirmed)
             && report.files.added + report.files.modified + report.files.deleted > 0;
         if said != last || wrote {
-            show(&one, &report, args.output.output)?;
+            if let Err(error) = show(&one, &report, args.output.output) {
+                eprintln!("stoker: {error:#}");
+            }
             last = said;
         }
         tokio::select! {
@@ -49,8 +54,7 @@ fn show(one: &Standalone, report: &SyncReport, format: Format) -> Result<()> {
         return output::print_json(report);
     }
     let scene = Scene { live: one.gateway.live_commit(), has_gateway: one.has_gateway };
-    print!("{}", text(report, &scene));
-    Ok(())
+    output::print(&text(report, &scene))
 }
 
 /// Listens from now on, not only when somebody waits.

@@ -15,12 +15,12 @@ use stoker_k8s::compile::{self, Problems};
 use crate::{cli, input, output};
 
 pub(crate) fn run(args: &cli::Validate) -> Result<u8> {
-    let mut bad = 0;
+    let (mut bad, mut out) = (0, String::new());
     for file in &args.files {
         let name = output::printable(&file.display().to_string());
         // The other files are looked at all the same.
         let mut refused = |why: &str| {
-            println!("{name}: {}", output::printable(why));
+            out.push_str(&format!("{name}: {}\n", output::printable(why)));
             bad += 1;
         };
         let read = if file.as_os_str() == "-" { input::standard() } else { input::file(file) };
@@ -49,15 +49,16 @@ pub(crate) fn run(args: &cli::Validate) -> Result<u8> {
             let (what, problems) = check(&name, &text, document, &profiles);
             let what = output::printable(&what);
             if problems.is_empty() {
-                println!("{place}: {what} is valid");
+                out.push_str(&format!("{place}: {what} is valid\n"));
             } else {
                 bad += 1;
-                problems
-                    .iter()
-                    .for_each(|problem| println!("{place}: {what}: {}", output::printable(problem)));
+                for problem in problems {
+                    out.push_str(&format!("{place}: {what}: {}\n", output::printable(&problem)));
+                }
             }
         }
     }
+    output::print(&out)?;
     Ok(if bad == 0 { 0 } else { 2 })
 }
 

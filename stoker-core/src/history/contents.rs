@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
-use super::{HistoryError, Past, journal, kept, net_changes, past_of, transactions};
+use super::{HistoryError, journal, kept, net_changes, past_of, transactions};
 use crate::journal::{Journal, Step};
 use crate::path::RelPathBuf;
 use crate::plan::ActionKind;
@@ -58,10 +58,11 @@ pub(crate) fn changes(state: &StateDir, after: u64, to: u64) -> Result<Vec<PastC
     }
     chain.reverse();
 
-    let (mut before, mut written) = (BTreeMap::new(), BTreeMap::new());
+    let (mut before, mut written, mut past) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for journal in &chain {
         let transaction = journal.transaction;
-        let record = kept::read(state, transaction).map_err(read(transaction))?.unwrap_or_default();
+        let record = kept::read(state, transaction).map_err(read(transaction))?;
+        past.push(past_of(journal, record.as_ref()));
         for step in journal.plain_steps() {
             let (path, slot, was, becomes) = match step.as_ref() {
                 Step::Put { path, slot, before, entry } => (path, *slot, before, Some(entry.digest)),
@@ -69,9 +70,12 @@ pub(crate) fn changes(state: &StateDir, after: u64, to: u64) -> Result<Vec<PastC
                 _ => continue,
             };
             before.entry(path.clone()).or_insert_with(|| {
-                let kept = record.get(&slot)?;
-                let digest = kept.digest(was.as_deref());
-                Some(PastContent { place: Place::Kept { transaction, slot }, digest })
+                let place = Place::Kept { transaction, slot };
+                // Without the record, only the manifest's word tells whether there was anything.
+                let Some(record) = &record else {
+                    return was.as_ref().map(|was| PastContent { place, digest: Some(was.digest) });
+                };
+                record.get(&slot).map(|kept| PastContent { place, digest: kept.digest(was.as_deref()) })
             });
             written.insert(path.clone(), becomes);
         }
@@ -87,7 +91,6 @@ pub(crate) fn changes(state: &StateDir, after: u64, to: u64) -> Result<Vec<PastC
             }
         }
     }
-    let past: Vec<Past> = chain.into_iter().map(past_of).collect();
     let changes = net_changes(&past).into_iter().map(|(path, kind)| {
         let after = written.get(&path).copied().flatten().map(|digest| PastContent {
             place: later.remove(&path).unwrap_or_else(|| Place::Live(path.clone())),

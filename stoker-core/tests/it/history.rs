@@ -1,7 +1,7 @@
 //! The way back.
 
 use proptest::prelude::*;
-use stoker_core::{Cause, Fault, PastContent, Retention};
+use stoker_core::{ActionKind, Cause, Fault, PastContent, Retention};
 
 use crate::world::{Tree, World, expect};
 
@@ -53,7 +53,7 @@ fn history_is_bounded_and_says_what_is_kept() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_changed_between_any_two_transactions_is_what_the_directory_showed(
@@ -91,7 +91,9 @@ proptest! {
                     let (before, now) = (content(&change.before), content(&change.after));
                     prop_assert!(before.as_ref() == seen[after].get(path) || before.as_deref() == Some("theirs"));
                     // What somebody else has overwritten was never the engine's to keep.
-                    let lost = now.is_none() && path == "a" && overwritten.iter().any(|state| *state >= to);
+                    let foreign = overwritten.iter().any(|state| *state >= to)
+                        || seen[to].get(path).is_some_and(|now| now == "theirs");
+                    let lost = now.is_none() && path == "a" && foreign;
                     prop_assert!(now.as_ref() == seen[to].get(path) || lost, "{path}: {now:?}");
                 }
                 let changed = |path: &str| seen[after].get(path) != seen[to].get(path);
@@ -117,4 +119,25 @@ fn a_transaction_says_what_it_was_for() {
     assert_eq!(causes, [Cause::Sync, Cause::Drift, Cause::Rollback, Cause::Sync]);
     let error = world.engine().past_changes(3, 9).unwrap_err();
     assert_eq!(error.to_string(), "transaction 9 is not kept; there are 1, 2, 3, 4");
+}
+
+#[test]
+fn what_replaced_somebody_elses_file_is_no_new_file() {
+    let world = World::new();
+    world.write("u", "mine");
+    world.sync(&Tree::of([("u", "git"), ("k", "1")]), "1");
+    world.sync(&Tree::of([("k", "1")]), "2");
+    let engine = world.engine();
+    let kinds = |after, to| -> Vec<_> {
+        let changes = engine.past_changes(after, to).unwrap();
+        changes.iter().map(|change| (change.path.to_string(), change.kind)).collect()
+    };
+    assert_eq!(kinds(0, 1), [("k".to_owned(), ActionKind::Create), ("u".to_owned(), ActionKind::Update)]);
+    // It was there before and is not any more.
+    assert_eq!(kinds(0, 2), [("k".to_owned(), ActionKind::Create), ("u".to_owned(), ActionKind::Delete)]);
+    // Without its record a transaction knows only what it expected; it does not invent an empty file.
+    std::fs::remove_file(world.path(".stoker/history/2/kept")).unwrap();
+    let change = &engine.past_changes(1, 2).unwrap()[0];
+    let before = engine.past_content(change.before.as_ref().unwrap(), 100).unwrap();
+    assert_eq!(before.as_deref(), Some(&b"git"[..]));
 }

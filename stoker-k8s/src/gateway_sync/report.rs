@@ -73,6 +73,9 @@ pub struct Change {
     pub action: &'static str,
     /// Why: the mapping, and what the comparison found.
     pub reason: String,
+    /// Whether the file is written or deleted.
+    #[serde(skip)]
+    pub writes: bool,
 }
 
 /// One scan of the gateway.
@@ -166,6 +169,7 @@ impl SyncReport {
             .map(|action| Change {
                 path: action.path.to_string(),
                 action: action.kind.as_str(),
+                writes: action.kind.writes(),
                 reason: match plan.mapping_of(action).filter(|m| !m.is_empty()) {
                     Some(mapping) => format!("{}; {mapping}", action.reason),
                     None => action.reason.to_owned(),

@@ -34,7 +34,13 @@ pub(crate) fn text(report: &SyncReport, scene: &Scene) -> String {
     let error = words(report.error.as_ref());
     let _ = match report.outcome {
         Outcome::InSync => {
-            writeln!(out, "in step with {what}: {} unchanged, {took} ms", counted(files.unchanged, "file"))
+            let adopted =
+                if files.adopted > 0 { format!(", {} adopted", files.adopted) } else { String::new() };
+            writeln!(
+                out,
+                "in step with {what}: {} unchanged{adopted}, {took} ms",
+                counted(files.unchanged, "file")
+            )
         }
         Outcome::Applied if scene.has_gateway => writeln!(out, "{what} is live: {counts}, {took} ms"),
         Outcome::Applied => writeln!(
@@ -65,7 +71,7 @@ fn failed(out: &mut String, report: &SyncReport, scene: &Scene, error: &str) -> 
 
 /// One changed file; `None` when nothing is done to it.
 fn line(change: &Change, dry: bool) -> Option<String> {
-    let Change { path, action, reason } = change;
+    let Change { path, action, reason, .. } = change;
     let mark = match *action {
         "adopt" | "forget" => return None,
         // Somebody has worked on the gateway itself: they look for what became of it.

@@ -129,3 +129,64 @@ fn the_history_shows_what_transactions_changed_inside_of_files() {
         assert!(said.code == code && said.err.contains(says), "{}: {}", said.code, said.err);
     }
 }
+
+#[test]
+fn without_a_cache_directory_of_its_own_a_diff_works_and_makes_no_data_directory() {
+    let mut bench = Bench::new();
+    bench.config.as_object_mut().unwrap().remove("cacheDir");
+    assert!(diff(&bench, &["--name-only"]).out.contains("view.json"));
+    assert_eq!(bench.sync(&["--dry-run"]).code, 0);
+    let data = bench.data();
+    let rollback = stoker(&["rollback", "--data-dir", data.to_str().unwrap()]);
+    assert!(rollback.code == 2 && rollback.err.contains("no sync has written there"), "{}", rollback.err);
+    std::fs::remove_dir_all(&data).unwrap();
+    let missing = diff(&bench, &["-o", "json"]);
+    assert_eq!((missing.code, &parsed(&missing)["error"]["path"]), (1, &json!("dataDir")), "{}", missing.out);
+    assert!(!data.exists());
+}
+
+#[test]
+fn a_file_that_comes_out_as_it_was_is_not_called_changed() {
+    let mut bench = Bench::new();
+    let (plain, other) = ("projects/line/plain.txt", "projects/line/other.txt");
+    let mapping =
+        |path: &str| json!({"source": format!("{SERVICE}/{path}"), "destination": path, "template": true});
+    bench.config["profile"]["mappings"].as_array_mut().unwrap().extend([mapping(plain), mapping(other)]);
+    bench.push(plain, "plain");
+    bench.push(other, "{{.Commit}}");
+    assert_eq!(bench.sync(&[]).code, 0);
+    bench.push("projects/line/new.txt", "new");
+    let shown = parsed(&diff(&bench, &["-o", "json"]));
+    let (_, report) = bench.report(&[]);
+    assert_eq!((paths(&shown), &shown["files"]), (paths(&report), &report["files"]));
+    let changed = paths(&report);
+    assert!(!changed.iter().any(|(path, _)| path == plain), "{changed:?}");
+    assert!(changed.iter().any(|(path, _)| path == other), "{changed:?}");
+}
+
+#[test]
+fn what_an_interrupted_sync_left_half_way_is_said() {
+    let bench = Bench::new();
+    assert_eq!(bench.sync(&[]).code, 0);
+    std::fs::write(bench.data().join(".stoker/journal"), "half").unwrap();
+    assert!(diff(&bench, &[]).out.contains("! a sync is under way here or was interrupted"));
+}
+
+#[test]
+fn a_reader_that_goes_away_or_a_full_disk_under_the_output_is_no_crash() {
+    let bench = Bench::new();
+    let file = bench.file();
+    let run = |command: &str, to: &str| {
+        let line = format!("{} {command} {to}", env!("CARGO_BIN_EXE_stoker"));
+        let output =
+            std::process::Command::new("bash").args(["-o", "pipefail", "-c", &line]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let config = file.to_str().unwrap();
+    assert_eq!(run(&format!("diff --config {config}"), "| true"), (0, String::new()));
+    let (code, said) = run(&format!("diff --config {config}"), "> /dev/full");
+    assert!(code == 1 && said.contains("cannot write to standard output"), "{code} {said}");
+    let (code, said) = run(&format!("sync --config {config} -o json"), "> /dev/full");
+    assert!(code == 0 && said.contains("cannot write to standard output"), "{code} {said}");
+    assert!(bench.data().join(VIEW).exists());
+}
