@@ -330,7 +330,12 @@ impl Comparison<'_, '_> {
         self.plan.actions.push(Action {
             path: path.clone(),
             kind,
-            reason: verdict.reason,
+            reason: match (kind, &base) {
+                (ActionKind::Update, Some(base)) if base.id == wanted.id => {
+                    "the same in the source; its template, patches or variables changed"
+                }
+                _ => verdict.reason,
+            },
             rule: verdict.by_policy.then(|| policy_rule(policy, rule)),
             mapping: Some(wanted.layer),
             write: Some(Write {
@@ -400,7 +405,13 @@ impl Comparison<'_, '_> {
         if let Some(kind) = verdict.action {
             let rule = verdict.by_policy.then(|| policy_rule(policy, rule));
             let file = file.filter(|_| kind == ActionKind::Delete);
-            self.plan.actions.push(action(kind, verdict.reason, rule, file, found));
+            // The source may still have it, and another spec leave it out.
+            let same_spec = self.plan.previous.as_ref().is_some_and(|head| head.spec == self.plan.head.spec);
+            let reason = match kind {
+                ActionKind::Delete if !same_spec && !verdict.drifted => "no mapping brings it any more",
+                _ => verdict.reason,
+            };
+            self.plan.actions.push(action(kind, reason, rule, file, found));
         }
         Ok(())
     }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use stoker_core::{
-    Applied, ApplyError, Changes, Engine, Observer, OpenError, Plan, PlanError, PlanOptions, RelPathBuf,
-    Source, SyncError, SyncSpec,
+    Applied, ApplyError, Changes, Engine, Observer, OpenError, Past, Plan, PlanError, PlanOptions,
+    RelPathBuf, RollbackError, Source, SyncError, SyncSpec,
 };
 use stoker_ignition::client::GatewayClient;
 use stoker_ignition::confirm::{BlockingLock, LockOptions, LockOutcome};
@@ -78,6 +78,18 @@ impl std::fmt::Debug for Job {
     }
 }
 
+/// Why a data directory did not go back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GoBackError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no way back, or it failed.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
+}
+
 impl Job {
     /// With the mappings that are for this gateway, and a warning when none is.
     fn here(mut self) -> (Self, Option<String>) {
@@ -94,12 +106,12 @@ impl Job {
 fn words(error: &SyncError) -> String {
     match error {
         SyncError::Plan(PlanError::MassDeletion { deletes, foreign: 0, owned, guard, .. }) => format!(
-            "this commit deletes {deletes} of the {owned} files that Stoker wrote here, and at most {} files or {} \
+            "this sync deletes {deletes} of the {owned} files that Stoker wrote here, and at most {} files or {} \
              percent are deleted at once",
             guard.count, guard.percent
         ),
         SyncError::Plan(PlanError::MassDeletion { deletes, foreign, owned, guard, .. }) => format!(
-            "this commit deletes {} of the {} files that Stoker wrote here and, by prune: Mirror, {foreign} files that \
+            "this sync deletes {} of the {} files that Stoker wrote here and, by prune: Mirror, {foreign} files that \
              Stoker did not write, and at most {} files or {} percent are deleted at once",
             deletes - foreign,
             owned - foreign,
@@ -214,6 +226,30 @@ impl GatewaySync {
         report.changes.retain(|change| !change.writes || changed.contains(change.path.as_str()));
         report.outcome = if transaction.is_some() { Outcome::Applied } else { Outcome::InSync };
         self.note(&engine, role, moved)
+    }
+
+    /// Goes back to before `transaction`, or before the newest one; see [`stoker_core::Session::rollback`]. What the
+    /// gateway has to load then is written down: the next sync asks for it.
+    ///
+    /// # Errors
+    /// When the transaction is not kept any more, or a write fails.
+    pub fn rollback(&self, transaction: Option<u64>) -> Result<Past, GoBackError> {
+        let engine = Engine::open(&self.data_dir)?;
+        let session = engine.begin(false)?;
+        let past = engine.history()?;
+        let target = transaction.or_else(|| past.last().map(|newest| newest.transaction));
+        let mut touched = Touched::default();
+        for past in past.iter().filter(|past| target.is_some_and(|target| past.transaction >= target)) {
+            past.changes.iter().for_each(|(path, _)| touched.written(path.as_path()));
+        }
+        // Written down first: a record without a rollback costs one needless scan, the reverse would lose one.
+        let keep = || -> std::io::Result<()> {
+            let mut record = Record::load(&self.data_dir)?;
+            record.add(touched);
+            record.save(&self.data_dir)
+        };
+        keep().map_err(|source| OpenError::State { path: self.data_dir.clone(), source })?;
+        Ok(session.rollback(transaction)?)
     }
 
     /// Writes down what is known of the gateway now, and what it is still to be asked.

@@ -82,8 +82,11 @@ impl Gitea {
         let mail = ["--email", "ada@plant.example", "--must-change-password=false"];
         run(command(Place::Here, leash.folder(), &user)?.args(mail))?;
         let token = ["admin", "user", "generate-access-token", "--username", ADMIN, "--token-name", "test"];
-        let token = run(command(Place::Here, leash.folder(), &token)?.args(["--scopes", "all", "--raw"]))?;
-        let token = token.lines().last().context("Gitea printed no token")?.trim().to_owned();
+        let said = run(command(Place::Here, leash.folder(), &token)?.args(["--scopes", "all", "--raw"]))?;
+        // On a busy machine it may have more to say than the token.
+        let is_token = |line: &&str| line.len() == 40 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let token = said.lines().map(str::trim).find(is_token);
+        let token = token.with_context(|| format!("Gitea printed no token: {said}"))?.to_owned();
 
         let mut process = leash.spawn("gitea", &mut command(place, leash.folder(), &["web"])?)?;
         wait::until_accepting(&mut process, address, Duration::from_secs(60)).await?;
@@ -93,8 +96,9 @@ impl Gitea {
             client.timeout(Duration::from_secs(20)).build()?
         };
         let forge = Self { address, password, token, client, process: Mutex::new(process), _leash: leash };
+        // Asked as the administrator: an answer to anybody would not show that the token is known.
         wait::until("Gitea's API to answer", Duration::from_secs(30), || async {
-            Ok(Some(forge.api(Method::GET, "version", None).await?))
+            Ok(Some(forge.api(Method::GET, "user", None).await?))
         })
         .await?;
         Ok(forge)
@@ -278,6 +282,7 @@ LFS_START_SERVER = false
 DB_TYPE = sqlite3
 PATH = {folder}/gitea.db
 SQLITE_JOURNAL_MODE = WAL
+SQLITE_TIMEOUT = 20000
 [repository]
 ROOT = {folder}/repositories
 DEFAULT_BRANCH = main

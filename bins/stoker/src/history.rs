@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde_json::json;
 use stoker_core::{ActionKind, Engine, Past, PastChange, PastContent};
+use stoker_k8s::gateway_sync::GatewaySync;
 
 use crate::cli;
 use crate::cli::Format;
@@ -102,16 +103,16 @@ pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
         );
         return Err(Misuse(text).into());
     }
-    let session = engine.begin(false)?;
+    let gateway = GatewaySync::new(args.data_dir.clone(), None);
     let past =
-        session.rollback(args.to).with_context(|| format!("cannot roll back {}", args.data_dir.display()))?;
+        gateway.rollback(args.to).with_context(|| format!("cannot roll back {}", args.data_dir.display()))?;
     if args.output.output == Format::Json {
         output::print_json(&as_json(&past))?;
     } else {
         let now = if past.to.is_empty() { "before the first sync" } else { short(&past.to) };
         let files = output::counted(past.changes.len(), "file");
         output::print(&format!(
-            "Back to {now}, as transaction {}: {files} changed.\nThe gateway loads them at its next scan.\n",
+            "Back to {now}, as transaction {}: {files} changed.\nThe gateway loads them at its next scan; the next `stoker sync` asks for one.\n",
             past.transaction
         ))?;
     }

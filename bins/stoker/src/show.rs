@@ -48,7 +48,9 @@ impl Side {
         match self {
             Self::Absent => "nothing".to_owned(),
             Self::Bytes(bytes) => format!("{} bytes", bytes.len()),
-            Self::Unknown => "what cannot be shown (not kept, not a regular file, or over 1 MiB)".to_owned(),
+            Self::Unknown => {
+                "what cannot be shown (changed since and not kept, no regular file, or over 1 MiB)".to_owned()
+            }
         }
     }
 }

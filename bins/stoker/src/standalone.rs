@@ -50,7 +50,7 @@ struct Arrived {
 }
 
 /// What lets a sync pass that deletes too much.
-const HOW_TO_ALLOW: &str = "; if that is meant, raise maxDeletes in the configuration file for this commit";
+const HOW_TO_ALLOW: &str = "; if that is meant, raise maxDeletes in the configuration file for one sync";
 
 impl Standalone {
     pub(crate) fn read(path: &Path, confirm_patience: Duration) -> Result<Self> {

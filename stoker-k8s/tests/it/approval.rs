@@ -63,7 +63,7 @@ async fn an_approval_on_the_stoker_reaches_the_agents_and_the_block_is_an_event(
     let blocked = AgentStatus {
         sync_status: SyncStatus::Held,
         reason: Some("MassDeletionBlocked".into()),
-        message: "this commit deletes 300 of the 400 files".into(),
+        message: "this sync deletes 300 of the 400 files".into(),
         ..synced(&told)
     };
     bed.report("plant", "gw-0", blocked).await;

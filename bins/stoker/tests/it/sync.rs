@@ -212,3 +212,25 @@ fn history_lists_what_was_replaced_and_rollback_restores_it() {
     assert_eq!(back.code, 0, "{}", back.err);
     assert_eq!(bench.live(VIEW), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_to_is_loaded_by_the_next_sync_that_stays_there() {
+    let (mut bench, gateway) = Bench::with_gateway().await;
+    assert_eq!(bench.sync(&[]).code, 0);
+    let good = bench.repo.head().unwrap();
+    bench.push(VIEW, "{\"custom\": {\"bad\": true}}");
+    assert_eq!(bench.sync(&[]).code, 0);
+    let back = crate::bench::stoker(&["rollback", "--data-dir", bench.data().to_str().unwrap()]);
+    assert_eq!(back.code, 0, "{}", back.err);
+    bench.config["git"]["ref"] = json!(good);
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["changes"].as_array().map(Vec::len)), (0, Some(0)), "{report}");
+    assert_eq!(report["scans"][0]["kind"], "projects", "{report}");
+    let (_, report) = bench.report(&[]);
+    assert_eq!(
+        (report["outcome"].as_str(), &report["scans"]),
+        (Some("inSync"), &json!([])),
+        "once: {report}"
+    );
+    gateway.stop().await;
+}
