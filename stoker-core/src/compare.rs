@@ -408,7 +408,9 @@ impl Comparison<'_, '_> {
             // The source may still have it, and another spec leave it out.
             let same_spec = self.plan.previous.as_ref().is_some_and(|head| head.spec == self.plan.head.spec);
             let reason = match kind {
-                ActionKind::Delete if !same_spec && !verdict.drifted => "no mapping brings it any more",
+                ActionKind::Delete if !same_spec && !verdict.drifted => {
+                    "gone from the source, or no mapping brings it any more"
+                }
                 _ => verdict.reason,
             };
             self.plan.actions.push(action(kind, reason, rule, file, found));

@@ -75,7 +75,7 @@ fn a_diff_of_what_a_guard_stops_shows_the_deletions_and_says_so() {
     bench.config["maxDeletes"] = json!({"count": 3, "percent": 100});
     let said = diff(&bench, &["--name-only"]);
     assert_eq!(said.code, 3, "{}", said.err);
-    assert!(said.out.contains("- view.json   (gone from the source)"), "{}", said.out);
+    assert!(said.out.contains("- view.json   (gone from the source"), "{}", said.out);
     assert!(said.out.contains("would be held") && said.out.contains("at most 3 files"), "{}", said.out);
     assert!(bench.data().join(VIEW).exists());
 }
