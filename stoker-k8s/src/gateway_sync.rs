@@ -313,9 +313,8 @@ impl GatewaySync {
         report: &mut SyncReport,
         plan: impl Fn(&SyncSpec, &PlanOptions) -> Result<Plan, PlanError>,
     ) -> Result<Made, SyncError> {
-        let known = Record::load(&self.data_dir).ok().and_then(|record| record.role);
-        let configured = Role::configured(&self.data_dir);
-        let assumed = self.assumed_role();
+        let (known, configured) = self.roles();
+        let assumed = known.or(configured).unwrap_or(Role::Owner);
         let mut made = |role| {
             let spec = self.spec(job, role);
             let plan = planned(job, report, |options| plan(&spec, options));
@@ -333,10 +332,10 @@ impl GatewaySync {
         Ok(Made { said: said.is_some(), ..made })
     }
 
-    /// The role that the gateway has as far as is known without asking it.
-    fn assumed_role(&self) -> Role {
+    /// The role that the gateway last said it has, and the one that it is configured for.
+    fn roles(&self) -> (Option<Role>, Option<Role>) {
         let known = Record::load(&self.data_dir).ok().and_then(|record| record.role);
-        known.or_else(|| Role::configured(&self.data_dir)).unwrap_or(Role::Owner)
+        (known, Role::configured(&self.data_dir))
     }
 
     fn spec(&self, job: &Job, role: Role) -> SyncSpec {

@@ -19,6 +19,7 @@ use stoker_k8s::api::AgentConfig;
 use stoker_k8s::gateway_sync::{Outcome, SyncReport};
 
 use crate::cli;
+use crate::output::short;
 use crate::standalone::{CONFIRM_PATIENCE, Standalone};
 use repository::{BROKEN_VIEW, Repository, VIEW, VIEW_CHANGED, VIEW_PATH};
 
@@ -139,10 +140,6 @@ fn gateways(number: u16) -> String {
 
 fn heading(number: &str, text: &str) {
     println!("\n{number}. {text}");
-}
-
-fn short(commit: &str) -> &str {
-    commit.get(..7).unwrap_or(commit)
 }
 
 fn live_view(line: &Line) -> PathBuf {

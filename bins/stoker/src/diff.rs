@@ -8,7 +8,7 @@ use stoker_core::{Action, ActionKind, RelPathBuf};
 use stoker_k8s::gateway_sync::{Outcome, Preview, SyncReport};
 
 use crate::cli::{self, Format};
-use crate::output::{self, Misuse, counted, printable};
+use crate::output::{self, Misuse, adopted, counted, printable, short};
 use crate::show::{Difference, LIMIT, Side, Tree, difference};
 use crate::standalone::{CONFIRM_PATIENCE, Standalone};
 use crate::sync::text::{Scene, text};
@@ -58,8 +58,11 @@ fn refused(one: &Standalone, report: &SyncReport, format: Format) -> Result<u8> 
     Ok(report.outcome.exit_code())
 }
 
-/// What changes in the file of an action.
-fn inside(preview: &Preview, action: &Action) -> Result<Difference> {
+/// What changes in the file of an action, where that is wanted and something does.
+fn inside(preview: &Preview, action: &Action, name_only: bool) -> Result<Option<Difference>> {
+    if name_only || !action.kind.writes() {
+        return Ok(None);
+    }
     let path = action.path.as_str();
     let before = preview.before(action, LIMIT).with_context(|| format!("cannot read {path}"))?;
     let before = Side::of(preview.has_before(action), before);
@@ -70,7 +73,7 @@ fn inside(preview: &Preview, action: &Action) -> Result<Difference> {
             None => before.clone(),
         },
     };
-    Ok(difference(path, &before, &after))
+    Ok(Some(difference(path, &before, &after)))
 }
 
 fn shown(preview: &Preview) -> impl Iterator<Item = &Action> {
@@ -93,8 +96,7 @@ fn for_people(preview: &Preview, name_only: bool) -> Result<String> {
             ActionKind::Keep | ActionKind::Adopt => '=',
             _ => '~',
         };
-        let difference =
-            if name_only || !action.kind.writes() { None } else { Some(inside(preview, action)?) };
+        let difference = inside(preview, action, name_only)?;
         tree.add(action.path.as_str(), mark, &why(preview, action), difference.as_ref());
     }
     let mut out = tree.text();
@@ -103,8 +105,8 @@ fn for_people(preview: &Preview, name_only: bool) -> Result<String> {
         out.push_str(&format!("! {}\n", printable(warning)));
     }
     let files = report.files;
-    let what = format!("{} ({})", report.r#ref, report.commit.get(..7).unwrap_or(&report.commit));
-    let adopted = if files.adopted > 0 { format!(", {} adopted", files.adopted) } else { String::new() };
+    let what = format!("{} ({})", report.r#ref, short(&report.commit));
+    let adopted = adopted(files);
     let counts = format!(
         "{} added, {} modified, {} deleted, {} unchanged{adopted}",
         files.added, files.modified, files.deleted, files.unchanged
@@ -121,8 +123,7 @@ fn for_people(preview: &Preview, name_only: bool) -> Result<String> {
 
 fn as_json(preview: &Preview, name_only: bool) -> Result<serde_json::Value> {
     let changes = shown(preview).map(|action| {
-        let difference =
-            if name_only || !action.kind.writes() { None } else { Some(inside(preview, action)?) };
+        let difference = inside(preview, action, name_only)?;
         Ok(json!({
             "path": action.path,
             "action": action.kind,

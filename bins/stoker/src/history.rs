@@ -8,7 +8,7 @@ use stoker_k8s::gateway_sync::GatewaySync;
 
 use crate::cli;
 use crate::cli::Format;
-use crate::output::{self, Misuse};
+use crate::output::{self, Misuse, short};
 use crate::show::{Difference, LIMIT, Side, Tree, difference};
 
 pub(crate) fn run(args: &cli::History) -> Result<u8> {
@@ -121,11 +121,6 @@ pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
          set git.ref first"
     );
     Ok(0)
-}
-
-fn short(revision: &str) -> &str {
-    let hex = revision.len() >= 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
-    if hex { &revision[..7] } else { revision }
 }
 
 fn when(at: u64) -> String {

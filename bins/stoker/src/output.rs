@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
+use stoker_core::Counts;
 use tracing_subscriber::EnvFilter;
 
 /// Wrong usage or configuration: exit code 2.
@@ -79,6 +80,17 @@ pub(crate) fn print(text: &str) -> Result<()> {
 pub(crate) fn counted(number: impl TryInto<u64>, thing: &str) -> String {
     let number = number.try_into().unwrap_or(u64::MAX);
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `, 2 adopted`, where there are any.
+pub(crate) fn adopted(files: Counts) -> String {
+    if files.adopted > 0 { format!(", {} adopted", files.adopted) } else { String::new() }
+}
+
+/// A commit by its first digits; any other revision whole.
+pub(crate) fn short(revision: &str) -> &str {
+    let hex = revision.len() >= 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
+    if hex { &revision[..7] } else { revision }
 }
 
 /// A table without rules, like kubectl's.

@@ -133,7 +133,7 @@ fn document(text: &str) -> Option<Value> {
 
 /// What turns `old` into `new`, value by value.
 fn values(path: &str, old: &Value, new: &Value, changes: &mut Vec<ValueChange>) {
-    let mut one = |path: String, before: Option<&Value>, after: Option<&Value>| {
+    let changed = |changes: &mut Vec<ValueChange>, path, before: Option<&Value>, after: Option<&Value>| {
         changes.push(ValueChange { path, before: before.cloned(), after: after.cloned() });
     };
     match (old, new) {
@@ -143,9 +143,7 @@ fn values(path: &str, old: &Value, new: &Value, changes: &mut Vec<ValueChange>) 
                 let path = member(path, name);
                 match (old.get(name), new.get(name)) {
                     (Some(old), Some(new)) => values(&path, old, new, changes),
-                    (old, new) => {
-                        changes.push(ValueChange { path, before: old.cloned(), after: new.cloned() });
-                    }
+                    (old, new) => changed(changes, path, old, new),
                 }
             }
         }
@@ -166,12 +164,11 @@ fn values(path: &str, old: &Value, new: &Value, changes: &mut Vec<ValueChange>) 
                 let removed = was.skip(pairs).map(|at| (at, Some(&old[at]), None));
                 let added = now.skip(pairs).map(|at| (at, None, Some(&new[at])));
                 for (at, before, after) in removed.chain(added) {
-                    let path = format!("{path}[{at}]");
-                    changes.push(ValueChange { path, before: before.cloned(), after: after.cloned() });
+                    changed(changes, format!("{path}[{at}]"), before, after);
                 }
             }
         }
-        (old, new) if old != new => one(path.to_owned(), Some(old), Some(new)),
+        (old, new) if old != new => changed(changes, path.to_owned(), Some(old), Some(new)),
         _ => {}
     }
 }

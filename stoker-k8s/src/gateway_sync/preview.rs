@@ -9,7 +9,7 @@ use stoker_core::{
 };
 use tokio::runtime::Handle;
 
-use super::{GatewaySync, IgnitionRules, Job, Outcome, SyncReport, ended, touched};
+use super::{GatewaySync, IgnitionRules, Job, Outcome, Role, SyncReport, ended, touched};
 
 /// What a sync would do. Nothing has been written.
 pub struct Preview {
@@ -67,7 +67,8 @@ impl GatewaySync {
     /// The report of a sync that cannot be done at all.
     pub async fn render(&self, job: Job, path: RelPathBuf) -> Result<Option<Rendered>, Box<SyncReport>> {
         self.looking(job, move |this, job, _, _| {
-            let spec = this.spec(&job, this.assumed_role());
+            let (known, configured) = this.roles();
+            let spec = this.spec(&job, known.or(configured).unwrap_or(Role::Owner));
             Ok(render(job.source.as_ref(), &spec, path.as_path())?)
         })
         .await
@@ -102,26 +103,20 @@ impl GatewaySync {
         let commit = job.facts.commit.as_str();
         let guarded = RefCell::new(None);
         let made = self.plan(&job, handle, report, |spec, options| {
-            match engine.preview(job.source.as_ref(), commit, spec, options) {
-                Err(error @ PlanError::MassDeletion { .. }) => {
-                    let approved = match &error {
-                        PlanError::MassDeletion { digest, .. } => Some(digest.clone()),
-                        _ => None,
-                    };
-                    guarded.replace(Some(error));
-                    let options = PlanOptions { approved, ..options.clone() };
-                    engine.preview(job.source.as_ref(), commit, spec, &options)
-                }
-                plan => plan,
-            }
+            let plan = |options| engine.preview(job.source.as_ref(), commit, spec, options);
+            let made = plan(options);
+            let Err(PlanError::MassDeletion { digest, .. }) = &made else { return made };
+            let approved = PlanOptions { approved: Some(digest.clone()), ..options.clone() };
+            guarded.replace(made.err());
+            plan(&approved)
         })?;
         report.take(&made.plan);
         report.projects = touched(&made.plan).projects.into_iter().collect();
         report.outcome = Outcome::DryRun;
-        let mut report = report.clone();
-        if let Some(guard) = guarded.into_inner() {
-            report = ended(report, &SyncError::Plan(guard));
-        }
+        let report = match guarded.into_inner() {
+            Some(guard) => ended(report.clone(), &SyncError::Plan(guard)),
+            None => report.clone(),
+        };
         Ok(Preview { report, plan: made.plan, engine, spec: made.spec, source: job.source })
     }
 }

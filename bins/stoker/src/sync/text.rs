@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use stoker_k8s::gateway_sync::{Change, Failure, Outcome, SyncReport};
 
-use crate::output::counted;
+use crate::output::{adopted, counted, short};
 
 /// What the report itself does not say.
 pub(crate) struct Scene {
@@ -34,8 +34,7 @@ pub(crate) fn text(report: &SyncReport, scene: &Scene) -> String {
     let error = words(report.error.as_ref());
     let _ = match report.outcome {
         Outcome::InSync => {
-            let adopted =
-                if files.adopted > 0 { format!(", {} adopted", files.adopted) } else { String::new() };
+            let adopted = adopted(files);
             writeln!(
                 out,
                 "in step with {what}: {} unchanged{adopted}, {took} ms",
@@ -96,8 +95,4 @@ fn line(change: &Change, dry: bool) -> Option<String> {
 
 fn words(failure: Option<&Failure>) -> String {
     failure.map_or_else(String::new, |f| format!("{} ({})", f.message, f.category))
-}
-
-fn short(commit: &str) -> &str {
-    commit.get(..7).unwrap_or(commit)
 }
