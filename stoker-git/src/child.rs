@@ -95,9 +95,11 @@ pub fn run_if_child() {
 fn run() -> i32 {
     sandbox::hide_secrets();
     let mut line = zeroize::Zeroizing::new(Vec::new());
-    // Not buffered beyond the line: the rest of the pipe is the parent's sign of life.
-    let mut input = std::io::BufReader::new(std::io::stdin().take(MAX_REQUEST_BYTES));
-    if input.read_until(b'\n', &mut line).is_err() || !line.ends_with(b"\n") {
+    // Through the one buffer that standard input has: contents follow, and then the rest of the pipe is the parent's sign
+    // of life.
+    let mut input = std::io::stdin().lock();
+    let read = (&mut input).take(MAX_REQUEST_BYTES).read_until(b'\n', &mut line);
+    if read.is_err() || !line.ends_with(b"\n") {
         return EXIT_ORPHANED;
     }
     let Ok(request) = serde_json::from_slice::<Request>(&line) else {
@@ -105,8 +107,10 @@ fn run() -> i32 {
     };
     drop(line);
     sandbox::bound(&request);
+    let Ok(contents) = contents(&request, &mut input) else { return EXIT_ORPHANED };
+    drop(input);
     sandbox::end_with_parent(&request);
-    let answer = answer(&request);
+    let answer = answer(&request, contents);
     let Ok(mut text) = serde_json::to_vec(&answer) else { return EXIT_USAGE };
     text.push(b'\n');
     let mut out = std::io::stdout().lock();
@@ -116,9 +120,19 @@ fn run() -> i32 {
     }
 }
 
+/// Reads the contents that follow a request.
+fn contents(request: &Request, input: &mut dyn Read) -> std::io::Result<Vec<Vec<u8>>> {
+    let read = |length: &u64| {
+        let mut content = Vec::new();
+        let read = (&mut *input).take(*length).read_to_end(&mut content)?;
+        if read as u64 == *length { Ok(content) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+    };
+    request.lengths().iter().map(read).collect()
+}
+
 /// Does what is asked. A panic is an answer too.
-pub(crate) fn answer(request: &Request) -> Answer {
-    let done = std::panic::catch_unwind(|| perform::perform(request));
+pub(crate) fn answer(request: &Request, contents: Vec<Vec<u8>>) -> Answer {
+    let done = std::panic::catch_unwind(|| perform::perform(request, contents));
     match done {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => Answer::Failed(error),

@@ -1,6 +1,7 @@
 //! Asking repositories, from the parent's side.
 
 mod exchange;
+mod push;
 
 use std::fmt;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ impl Git {
     /// When the repository cannot be read, within [`Limits::resolve_deadline`].
     pub async fn advertisement(&self, remote: &Remote) -> Result<Advertisement, GitError> {
         let deadline = self.limits.resolve_deadline;
-        match self.run(remote, || Task::Advertise, "asking for references", deadline).await? {
+        match self.run(remote, || Task::Advertise, &[], "asking for references from", deadline).await? {
             Answer::Advertisement(advertisement) => Ok(advertisement),
             other => Err(unexpected(&other)),
         }
@@ -118,7 +119,7 @@ impl Git {
         let task =
             || Task::Fetch { commit: wanted.commit, hint: wanted.reference.clone(), cache: dir.clone() };
         let deadline = self.limits.fetch_deadline;
-        let report = match self.run(remote, task, "fetching", deadline).await {
+        let report = match self.run(remote, task, &[], "fetching from", deadline).await {
             Ok(Answer::Fetched(report)) => report,
             Ok(other) => return Err(unexpected(&other)),
             Err(error) => {
@@ -196,17 +197,20 @@ impl Git {
         &self,
         remote: &Remote,
         task: impl Fn() -> Task,
+        contents: &[&[u8]],
         what: &str,
         deadline: Duration,
     ) -> Result<Answer, GitError> {
         let access = remote.credentials.load()?;
-        let first = self.attempt(remote, &access, task(), what, deadline).await;
+        let first = self.attempt(remote, &access, task(), contents, what, deadline).await;
         let Err(error) = first else { return first };
         if !may_be_rotation(&error) {
             return Err(error);
         }
         match remote.credentials.load() {
-            Ok(newer) if newer != access => self.attempt(remote, &newer, task(), what, deadline).await,
+            Ok(newer) if newer != access => {
+                self.attempt(remote, &newer, task(), contents, what, deadline).await
+            }
             _ => Err(error),
         }
     }
@@ -216,15 +220,16 @@ impl Git {
         remote: &Remote,
         access: &Access,
         task: Task,
+        contents: &[&[u8]],
         what: &str,
         deadline: Duration,
     ) -> Result<Answer, GitError> {
         let url = remote.url.to_string();
-        let operation = format!("{what} from {url}");
+        let operation = format!("{what} {url}");
         let (policy, limits) = (self.policy.clone(), self.limits.clone());
         let request = Request::new(url, access, policy, limits, deadline, task);
         tracing::debug!(operation, "asking a git server");
-        let answer = exchange::exchange(&self.child, request, &operation, deadline).await;
+        let answer = exchange::exchange(&self.child, request, contents, &operation, deadline).await;
         match answer {
             Ok(Answer::Failed(error)) | Err(error) => {
                 let error = error.scrubbed(&access.secrets());
@@ -287,6 +292,7 @@ fn may_be_rotation(error: &GitError) -> bool {
         error,
         GitError::AuthenticationFailed { .. }
             | GitError::AccessDenied { .. }
+            | GitError::PushDenied { .. }
             | GitError::CredentialInvalid { .. }
             | GitError::HostKeyUnknown { .. }
             | GitError::HostKeyChanged { .. }
@@ -299,6 +305,7 @@ fn unexpected(answer: &Answer) -> GitError {
     let kind = match answer {
         Answer::Advertisement(_) => "references",
         Answer::Fetched(_) => "a fetch",
+        Answer::Pushed(_) => "a push",
         Answer::Failed(_) => "an error",
     };
     GitError::ChildFailed { detail: format!("it answered with {kind}, which was not asked for") }

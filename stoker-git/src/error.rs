@@ -210,6 +210,93 @@ pub enum GitError {
         /// Its format.
         format: ObjectFormat,
     },
+    /// What is to be pushed cannot be made into a commit.
+    #[error("the change cannot be committed: {detail}")]
+    ProposalInvalid {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The credential may read and not write.
+    #[error(
+        "{url} does not allow pushing with this credential: {detail}; give it the right to write, or use another"
+    )]
+    PushDenied {
+        /// The repository.
+        url: String,
+        /// What the server said.
+        detail: String,
+    },
+    /// The forge lets nobody, or not us, push to this branch.
+    #[error(
+        "branch {branch} of {url} is protected: {message}; name a branch that may be pushed to, or exempt this credential"
+    )]
+    BranchProtected {
+        /// The repository.
+        url: String,
+        /// The branch.
+        branch: String,
+        /// The server's words, shortened and escaped.
+        message: String,
+    },
+    /// A hook on the server said no.
+    #[error("a hook of {url} declined the push to {branch}: {message}")]
+    HookDeclined {
+        /// The repository.
+        url: String,
+        /// The branch.
+        branch: String,
+        /// The server's words, shortened and escaped.
+        message: String,
+    },
+    /// The branch is not what it was thought to be: somebody pushed meanwhile.
+    #[error(
+        "branch {branch} of {url} is {} and was expected to be {}: somebody else pushed; look at it again",
+        state(found),
+        state(expected)
+    )]
+    LeaseLost {
+        /// The repository.
+        url: String,
+        /// The branch.
+        branch: String,
+        /// The commit that it was expected to be at; `None`: not to exist.
+        expected: Option<CommitId>,
+        /// The commit that it is at; `None`: it does not exist.
+        found: Option<CommitId>,
+    },
+    /// The new commit does not descend from what the branch is at, and the server takes no other.
+    #[error(
+        "{url} takes only commits that descend from what branch {branch} is at ({message}); propose one on top of it, or \
+         use another branch"
+    )]
+    NonFastForward {
+        /// The repository.
+        url: String,
+        /// The branch.
+        branch: String,
+        /// The server's words, shortened and escaped.
+        message: String,
+    },
+    /// The server could not take hold of the branch; another push may be under way.
+    #[error("{url} could not update branch {branch} just now: {message}")]
+    RefLocked {
+        /// The repository.
+        url: String,
+        /// The branch.
+        branch: String,
+        /// The server's words, shortened and escaped.
+        message: String,
+    },
+    /// The server did not take the push, for another reason.
+    #[error("{url} rejected the push to {branch}: {message}")]
+    PushRejected {
+        /// The repository.
+        url: String,
+        /// The branch.
+        branch: String,
+        /// The server's words, shortened and escaped.
+        message: String,
+    },
     /// Objects in the cache are missing or damaged. The next fetch rebuilds it.
     #[error("the git cache {path} is damaged: {detail}")]
     CacheCorrupt {
@@ -271,6 +358,14 @@ impl Fault for GitError {
             Self::ServerError { .. } | Self::Remote { .. } => "ServerError",
             Self::Protocol { .. } => "ProtocolError",
             Self::ObjectFormatUnsupported { .. } => "ObjectFormatUnsupported",
+            Self::ProposalInvalid { .. } => "ProposalInvalid",
+            Self::PushDenied { .. } => "PushDenied",
+            Self::BranchProtected { .. } => "BranchProtected",
+            Self::HookDeclined { .. } => "HookDeclined",
+            Self::LeaseLost { .. } => "LeaseLost",
+            Self::NonFastForward { .. } => "NonFastForward",
+            Self::RefLocked { .. } => "RefLocked",
+            Self::PushRejected { .. } => "PushRejected",
             Self::CacheCorrupt { .. } => "CacheCorrupt",
             Self::CacheBusy { .. } => "CacheBusy",
             Self::CacheFull { .. } => "InsufficientSpace",
@@ -280,7 +375,7 @@ impl Fault for GitError {
     }
 
     /// Most causes pass by themselves or are repaired on the other side without our input changing (a key is
-    /// registered, a repository created, a branch pushed): back off. Only what our own input causes waits for a change.
+    /// registered, a repository created, a branch pushed, a protection lifted): back off. Only what our own input causes waits for a change.
     fn retry(&self) -> Retry {
         match self {
             Self::HostKeyUnknown { .. }
@@ -290,6 +385,9 @@ impl Fault for GitError {
             | Self::RedirectRefused { .. }
             | Self::CommitAmbiguous { .. }
             | Self::RepositoryTooLarge { .. }
+            | Self::ProposalInvalid { .. }
+            | Self::LeaseLost { .. }
+            | Self::NonFastForward { .. }
             | Self::ObjectFormatUnsupported { .. } => Retry::AfterChange,
             _ => Retry::Backoff,
         }
@@ -319,6 +417,10 @@ impl GitError {
         let detail = || "the details are withheld: they contained a secret".to_owned();
         serde_json::from_str(&clean).unwrap_or_else(|_| Self::ChildFailed { detail: detail() })
     }
+}
+
+fn state(commit: &Option<CommitId>) -> String {
+    commit.map_or_else(|| "absent".to_owned(), |commit| format!("at {}", commit.short()))
 }
 
 fn suggestion(near: &[String]) -> String {

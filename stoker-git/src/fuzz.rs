@@ -57,8 +57,8 @@ impl Connection for Bytes<'_> {
         Ok(&mut self.answer)
     }
 
-    fn request(&mut self, body: &[u8]) -> Result<&mut dyn Read, GitError> {
-        self.request.extend_from_slice(body);
+    fn request(&mut self, body: Vec<u8>) -> Result<&mut dyn Read, GitError> {
+        self.request.extend_from_slice(&body);
         Ok(&mut self.answer)
     }
 }

@@ -1,7 +1,7 @@
 //! Exact git commits, fetched safely, as a source for stoker-core.
 //!
-//! From a URL, a reference and a credential to a commit whose tree can be read, with bounded time, memory, disk and
-//! blast radius. Nothing is ever checked out.
+//! From a URL, a reference and a credential to a commit whose tree can be read, and from a change back to a commit on a
+//! branch, with bounded time, memory, disk and blast radius. Nothing is ever checked out.
 //!
 //! ```text
 //!  RemoteUrl ─┐                         ┌────────── child process ──────────┐
@@ -14,7 +14,12 @@
 //!               Git::fetch ───request──▶│ one commit, depth 1 ─▶ pack ──────┼──▶ Cache
 //!                    │        ◀─answer──│ verified as complete              │      │
 //!                    ▼                  └───────────────────────────────────┘      │
-//!               CommitSource ◀──── trees and files, one at a time, checked by id ──┘
+//!               CommitSource ◀──── trees and files, one at a time, checked by id ──┤
+//!                                                                                  │
+//!  Proposal ───▶ Git::push ────request──▶ one commit, made in memory ◀─────────────┘
+//!                    │        ◀─answer──  moved to by lease: report-status
+//!                    ▼
+//!                 Pushed
 //! ```
 //!
 //! # A program that uses it
@@ -70,6 +75,7 @@ pub mod cache;
 pub mod child;
 pub mod client;
 pub mod commit;
+mod compose;
 pub mod credentials;
 pub mod error;
 #[cfg(fuzzing)]
@@ -81,6 +87,7 @@ pub mod limits;
 mod local;
 pub mod object_id;
 pub mod policy;
+pub mod proposal;
 pub mod refspec;
 pub mod resolve;
 pub mod secret;
@@ -103,6 +110,7 @@ pub use error::GitError;
 pub use limits::Limits;
 pub use object_id::{CommitId, ObjectFormat, ObjectId, ObjectIdError};
 pub use policy::HostPolicy;
+pub use proposal::{Change, Edit, Lease, Proposal, Pushed};
 pub use refspec::{RefError, RefName, RefSpec};
 pub use resolve::{Resolution, ResolveWarning, ResolvedKind};
 pub use secret::Secret;

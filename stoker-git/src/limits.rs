@@ -12,12 +12,16 @@ pub struct Limits {
     pub resolve_deadline: Duration,
     /// How long a fetch may take, all in all. Default 5 min.
     pub fetch_deadline: Duration,
+    /// How long a push may take, all in all. Default 2 min.
+    pub push_deadline: Duration,
     /// How long connecting may take. Default 10 s.
     pub connect_timeout: Duration,
     /// How long a connection may be silent. Default 20 s.
     pub stall_timeout: Duration,
     /// How many bytes one fetch may transfer. Default 2 GiB.
     pub max_transfer_bytes: u64,
+    /// How many bytes the contents of one push may have, all together; they are held in memory. Default 128 MiB.
+    pub max_push_bytes: u64,
     /// The address space of the child process, in bytes. Default 1 GiB; 0 for no bound.
     pub child_memory_bytes: u64,
     /// The largest file that is handed out, in bytes; git holds a file in memory as a whole. Default 256 MiB.
@@ -31,9 +35,11 @@ impl Default for Limits {
         Self {
             resolve_deadline: Duration::from_secs(30),
             fetch_deadline: Duration::from_secs(300),
+            push_deadline: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(20),
             max_transfer_bytes: 2 << 30,
+            max_push_bytes: 128 << 20,
             child_memory_bytes: 1 << 30,
             max_blob_bytes: 256 << 20,
             max_packs: 32,

@@ -3,6 +3,8 @@
 //! There is no server to ask: its objects are read directly, and those of one commit are packed into the cache. That also
 //! works at depth 1, which libgit2's own local transport does not know.
 
+mod push;
+
 use std::collections::HashSet;
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Connections to `git-upload-pack` on another machine.
+//! Connections to `git-upload-pack` and `git-receive-pack` on another machine.
 
 mod dial;
 mod git;
@@ -10,7 +10,7 @@ use crate::error::GitError;
 use crate::limits::Limits;
 use crate::policy::HostPolicy;
 use crate::url::{Protocol, RemoteUrl};
-use crate::wire::{Connection, Version};
+use crate::wire::{Connection, Service};
 
 /// Everything a connection needs to know.
 pub(crate) struct Destination<'a> {
@@ -24,11 +24,11 @@ pub(crate) struct Destination<'a> {
 ///
 /// # Errors
 /// When the host cannot be reached, is not who it should be, or refuses us.
-pub(crate) fn open(to: &Destination<'_>, version: Version) -> Result<Box<dyn Connection>, GitError> {
+pub(crate) fn open(to: &Destination<'_>, service: Service) -> Result<Box<dyn Connection>, GitError> {
     match to.url.protocol() {
-        Protocol::Https | Protocol::Http => Ok(Box::new(http::open(to, version)?)),
-        Protocol::Ssh => Ok(Box::new(ssh::open(to, version)?)),
-        Protocol::Git => Ok(Box::new(git::open(to, version)?)),
+        Protocol::Https | Protocol::Http => Ok(Box::new(http::open(to, service)?)),
+        Protocol::Ssh => Ok(Box::new(ssh::open(to, service)?)),
+        Protocol::Git => Ok(Box::new(git::open(to, service)?)),
         Protocol::File => Err(GitError::Protocol {
             url: to.url.to_string(),
             detail: "a local repository is read directly".to_owned(),

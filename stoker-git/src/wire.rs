@@ -1,4 +1,4 @@
-//! The git wire protocol, as far as reading needs it.
+//! The git wire protocol, as far as reading, and moving one branch, needs it.
 //!
 //! ```text
 //!   Connection (http, ssh, git://)
@@ -6,16 +6,19 @@
 //!      ├──────────────▶ greeting::read ───┤
 //!      │                                  └ v2: capabilities
 //!      │ request(wants, haves)
-//!      └──────────────▶ fetch::run ──side-band──▶ PackSink
+//!      ├──────────────▶ fetch::run ──side-band──▶ PackSink
+//!      └──────────────▶ push::run ──report-status──▶ Moved
 //! ```
 //!
 //! Asking for references uses version 0: one round trip brings them all. Fetching asks for version 2, in which a server
-//! hands out any commit by its id, and takes version 0 where that is what the server speaks. Sources of the facts: git's
+//! hands out any commit by its id, and takes version 0 where that is what the server speaks. Pushing has version 0 only. Sources of the facts: git's
 //! `gitprotocol-pack(5)`, `gitprotocol-v2(5)`, `gitprotocol-http(5)`.
 
 pub(crate) mod fetch;
 pub(crate) mod greeting;
 pub(crate) mod pktline;
+pub(crate) mod push;
+mod refusal;
 
 use std::io::{self, Read};
 
@@ -32,13 +35,39 @@ pub(crate) enum Version {
     V2,
 }
 
-/// `git-upload-pack` on the other side.
+/// What is wanted of the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// To give objects.
+    UploadPack(Version),
+    /// To take objects; there is only version 0 of this.
+    ReceivePack,
+}
+
+impl Service {
+    /// The program that does it.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::UploadPack(_) => "git-upload-pack",
+            Self::ReceivePack => "git-receive-pack",
+        }
+    }
+
+    pub(crate) fn version(self) -> Version {
+        match self {
+            Self::UploadPack(version) => version,
+            Self::ReceivePack => Version::V0,
+        }
+    }
+}
+
+/// A [`Service`] on the other side.
 pub(crate) trait Connection {
     /// What the server says first.
     fn greeting(&mut self) -> Result<&mut dyn Read, GitError>;
 
     /// Sends one request; what is read is the answer.
-    fn request(&mut self, body: &[u8]) -> Result<&mut dyn Read, GitError>;
+    fn request(&mut self, body: Vec<u8>) -> Result<&mut dyn Read, GitError>;
 
     /// Says goodbye after the greeting, where the server would take silence for a broken connection.
     fn goodbye(&mut self) {}

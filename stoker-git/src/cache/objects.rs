@@ -39,6 +39,11 @@ impl Objects {
         &self.repository
     }
 
+    /// Where they are, for errors.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(crate) fn into_repository(self) -> Repository {
         self.repository
     }

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::advertisement::Advertisement;
+use crate::compose::Draft;
 use crate::credentials::{Access, Credentials};
 use crate::error::GitError;
 use crate::limits::Limits;
-use crate::object_id::CommitId;
+use crate::object_id::{CommitId, ObjectId};
 use crate::policy::HostPolicy;
 use crate::secret::Secret;
 
@@ -27,11 +28,23 @@ pub(crate) struct Request {
     pub(crate) task: Task,
 }
 
-/// The two things a child can do.
+/// What a child can do.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
     Advertise,
-    Fetch { commit: CommitId, hint: Option<String>, cache: PathBuf },
+    Fetch {
+        commit: CommitId,
+        hint: Option<String>,
+        cache: PathBuf,
+    },
+    /// The contents follow the request, one after another, each as long as `lengths` says.
+    Push {
+        draft: Box<Draft>,
+        reference: String,
+        expected: Option<CommitId>,
+        cache: PathBuf,
+        lengths: Vec<u64>,
+    },
 }
 
 /// What the child has to say.
@@ -39,6 +52,7 @@ pub(crate) enum Task {
 pub(crate) enum Answer {
     Advertisement(Advertisement),
     Fetched(FetchReport),
+    Pushed(PushReport),
     Failed(GitError),
 }
 
@@ -55,6 +69,15 @@ pub struct FetchReport {
     /// A whole history had to be fetched: the server gives out only what is at the tip of a branch or tag
     /// (see `uploadpack.allowAnySHA1InWant` of git).
     pub whole_history: bool,
+}
+
+/// What a push did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PushReport {
+    pub(crate) commit: CommitId,
+    pub(crate) tree: ObjectId,
+    pub(crate) already_there: bool,
+    pub(crate) sent_bytes: u64,
 }
 
 /// [`Access`] on the wire. The only place where a secret is serialized; it goes into a pipe, and nowhere else.
@@ -91,6 +114,14 @@ impl Request {
             }
         }
         Self { url, access: wire, policy, limits, deadline, task }
+    }
+
+    /// How many bytes of contents follow, each.
+    pub(crate) fn lengths(&self) -> &[u64] {
+        match &self.task {
+            Task::Push { lengths, .. } => lengths,
+            _ => &[],
+        }
     }
 
     pub(crate) fn access(&self) -> Access {

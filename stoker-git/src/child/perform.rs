@@ -1,5 +1,7 @@
 //! The work of the child.
 
+mod push;
+
 use std::path::Path;
 
 use super::message::{Answer, FetchReport, Request, Task};
@@ -15,10 +17,10 @@ use crate::transport::{self, Destination};
 use crate::url::{Protocol, RemoteUrl};
 use crate::wire::fetch::{Fetched, Want};
 use crate::wire::greeting::{self, Greeting};
-use crate::wire::{self, Version};
+use crate::wire::{self, Service, Version};
 
-/// Does what is asked.
-pub(super) fn perform(request: &Request) -> Result<Answer, GitError> {
+/// Does what is asked. `contents` came after the request.
+pub(super) fn perform(request: &Request, contents: Vec<Vec<u8>>) -> Result<Answer, GitError> {
     let url = RemoteUrl::parse_allowing_insecure(&request.url)
         .map_err(|e| GitError::ChildFailed { detail: format!("it was asked for a bad URL: {e}") })?;
     let access = request.access();
@@ -27,6 +29,9 @@ pub(super) fn perform(request: &Request) -> Result<Answer, GitError> {
         Task::Advertise => work.advertise().map(Answer::Advertisement),
         Task::Fetch { commit, hint, cache } => {
             work.fetch(commit, hint.as_deref(), cache).map(Answer::Fetched)
+        }
+        Task::Push { draft, reference, expected, cache, .. } => {
+            work.push(draft, reference, *expected, cache, contents).map(Answer::Pushed)
         }
     }
 }
@@ -48,7 +53,7 @@ impl Work<'_> {
             return LocalRepository::open(self.url)?.advertisement();
         }
         let url = self.url.to_string();
-        let mut connection = transport::open(&self.destination(), Version::V0)?;
+        let mut connection = transport::open(&self.destination(), Service::UploadPack(Version::V0))?;
         match greeting::read(connection.greeting()?, &url) {
             Ok(Greeting::V0(advertisement, _)) => {
                 connection.goodbye();
@@ -121,7 +126,7 @@ impl Work<'_> {
             let shallow = LocalRepository::open(self.url)?.copy(commit, &base, &mut writer)?;
             Fetched { shallow, bytes: writer.written(), ..Fetched::default() }
         } else {
-            let mut connection = transport::open(&self.destination(), Version::V2)?;
+            let mut connection = transport::open(&self.destination(), Service::UploadPack(Version::V2))?;
             let greeting = match greeting::read(connection.greeting()?, &url) {
                 Err(error @ GitError::Protocol { .. }) => {
                     return Err(connection.complaint().unwrap_or(error));

@@ -31,16 +31,19 @@ const ENVIRONMENT: &[&str] = &[
     "TZ",
 ];
 
-/// Starts a child, asks it and waits for its answer, at most for `deadline`. The child is gone afterwards.
+/// Starts a child, asks it and waits for its answer, at most for `deadline`. The child is gone afterwards. `contents`
+/// follow the request.
 pub(super) async fn exchange(
     command: &ChildCommand,
     request: Request,
+    contents: &[&[u8]],
     operation: &str,
     deadline: Duration,
 ) -> Result<Answer, GitError> {
     let timeout = || GitError::Timeout { operation: operation.to_owned(), limit: deadline };
     let Some((program, arguments)) = command.command() else {
-        let work = tokio::task::spawn_blocking(move || crate::child::answer(&request));
+        let contents = contents.iter().map(|content| content.to_vec()).collect();
+        let work = tokio::task::spawn_blocking(move || crate::child::answer(&request, contents));
         return match tokio::time::timeout(deadline, work).await {
             Ok(answer) => answer.map_err(|e| failed(format!("its thread ended: {e}"))),
             Err(_) => Err(timeout()),
@@ -60,7 +63,7 @@ pub(super) async fn exchange(
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| failed(format!("cannot start {}: {e}", program.display())))?;
-    let answer = match tokio::time::timeout(deadline, converse(&mut child, &request)).await {
+    let answer = match tokio::time::timeout(deadline, converse(&mut child, &request, contents)).await {
         Ok(answer) => answer,
         Err(_) => Err(timeout()),
     };
@@ -71,7 +74,7 @@ pub(super) async fn exchange(
     answer
 }
 
-async fn converse(child: &mut Child, request: &Request) -> Result<Answer, GitError> {
+async fn converse(child: &mut Child, request: &Request, contents: &[&[u8]]) -> Result<Answer, GitError> {
     let missing = || failed("it has no pipes".to_owned());
     let mut stdin = child.stdin.take().ok_or_else(missing)?;
     let stdout = child.stdout.take().ok_or_else(missing)?;
@@ -82,7 +85,11 @@ async fn converse(child: &mut Child, request: &Request) -> Result<Answer, GitErr
     line.push(b'\n');
     // The pipe stays open: its end would tell the child that its parent is gone.
     let send = async {
-        let _ = stdin.write_all(&line).await;
+        for part in std::iter::once(&line[..]).chain(contents.iter().copied()) {
+            if stdin.write_all(part).await.is_err() {
+                break;
+            }
+        }
         stdin
     };
     let (_stdin, answer, last_words) =

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use super::{Destination, dial};
 use crate::error::GitError;
 use crate::limits::Limits;
-use crate::wire::{Connection, Version, connection_error, pktline};
+use crate::wire::{Connection, Service, Version, connection_error, pktline};
 
 /// A connection to `git daemon`.
 pub(super) struct GitConnection {
@@ -21,7 +21,7 @@ struct Stalling {
     limits: Limits,
 }
 
-pub(super) fn open(to: &Destination<'_>, version: Version) -> Result<GitConnection, GitError> {
+pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<GitConnection, GitError> {
     if let Some(error) = to.wrong_credential() {
         return Err(error);
     }
@@ -31,9 +31,10 @@ pub(super) fn open(to: &Destination<'_>, version: Version) -> Result<GitConnecti
     let mut writer = stream.try_clone().map_err(failed)?;
     let path = to.url.path();
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let extra = if version == Version::V2 { "\0version=2\0" } else { "" };
+    let extra = if service.version() == Version::V2 { "\0version=2\0" } else { "" };
     let mut line = Vec::new();
-    pktline::push(&mut line, &format!("git-upload-pack {slash}{path}\0host={}\0{extra}", to.url.authority()));
+    let (program, host) = (service.program(), to.url.authority());
+    pktline::push(&mut line, &format!("{program} {slash}{path}\0host={host}\0{extra}"));
     writer.write_all(&line).map_err(failed)?;
     let reader = BufReader::with_capacity(1 << 16, Stalling { stream, limits: to.limits.clone() });
     Ok(GitConnection { reader, writer, url })
@@ -44,8 +45,8 @@ impl Connection for GitConnection {
         Ok(&mut self.reader)
     }
 
-    fn request(&mut self, body: &[u8]) -> Result<&mut dyn Read, GitError> {
-        self.writer.write_all(body).map_err(|e| connection_error(&self.url, e))?;
+    fn request(&mut self, body: Vec<u8>) -> Result<&mut dyn Read, GitError> {
+        self.writer.write_all(&body).map_err(|e| connection_error(&self.url, e))?;
         Ok(&mut self.reader)
     }
 

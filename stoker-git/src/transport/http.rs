@@ -19,12 +19,14 @@ use crate::limits::Limits;
 use crate::secret::Secret;
 use crate::text::printable;
 use crate::url::redact;
-use crate::wire::{self, Connection, Version};
+use crate::wire::{self, Connection, Service, Version};
 
 /// Redirects that are followed, all on one host: a forge's "moved to .git", a proxy's "add a slash".
 const MAX_REDIRECTS: usize = 3;
+/// Bytes a second. An upload slower than this counts as stalled.
+const SLOWEST_UPLOAD: u64 = 16 << 10;
 
-/// `git-upload-pack` behind a web server.
+/// A git service behind a web server.
 pub(super) struct HttpConnection {
     // Before the runtime: what it holds runs on it.
     body: Option<BufReader<Body>>,
@@ -32,7 +34,7 @@ pub(super) struct HttpConnection {
     runtime: std::sync::Arc<Runtime>,
     base: url::Url,
     auth: Option<(String, Secret)>,
-    version: Version,
+    service: Service,
     url: String,
     address: String,
     limits: Limits,
@@ -47,7 +49,7 @@ struct Body {
     limits: Limits,
 }
 
-pub(super) fn open(to: &Destination<'_>, version: Version) -> Result<HttpConnection, GitError> {
+pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<HttpConnection, GitError> {
     if let Some(error) = to.wrong_credential() {
         return Err(error);
     }
@@ -67,7 +69,7 @@ pub(super) fn open(to: &Destination<'_>, version: Version) -> Result<HttpConnect
         runtime: std::sync::Arc::new(runtime),
         base,
         auth,
-        version,
+        service,
         url: to.url.to_string(),
         address: to.address(),
         limits: to.limits.clone(),
@@ -80,35 +82,35 @@ impl HttpConnection {
     /// Asks for the references, which says everything about access.
     fn greet(&mut self) -> Result<(), GitError> {
         for _ in 0..=MAX_REDIRECTS {
-            let target =
-                format!("{}/info/refs?service=git-upload-pack", self.base.as_str().trim_end_matches('/'));
-            let response = self.send(self.client.get(target))?;
+            let program = self.service.program();
+            let target = format!("{}/info/refs?service={program}", self.base.as_str().trim_end_matches('/'));
+            let response = self.send(self.client.get(target), self.limits.stall_timeout)?;
             if response.status().is_redirection() {
                 self.base = self.redirected(&response)?;
                 continue;
             }
-            let body = self.accept(response, "application/x-git-upload-pack-advertisement")?;
+            let body = self.accept(response, &format!("application/x-{program}-advertisement"))?;
             self.body = Some(body);
             return Ok(());
         }
         Err(GitError::Protocol { url: self.url.clone(), detail: "it redirects in circles".to_owned() })
     }
 
-    fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, GitError> {
+    fn send(&self, request: reqwest::RequestBuilder, patience: Duration) -> Result<Response, GitError> {
         let mut request = request.header(USER_AGENT, wire::USER_AGENT).header(ACCEPT, "*/*");
-        if self.version == Version::V2 {
+        if self.service.version() == Version::V2 {
             request = request.header("Git-Protocol", "version=2");
         }
         if let Some((user, secret)) = &self.auth {
             request = request.basic_auth(user, Some(secret.expose()));
         }
-        let waited = async { tokio::time::timeout(self.limits.stall_timeout, request.send()).await };
+        let waited = async { tokio::time::timeout(patience, request.send()).await };
         match self.runtime.block_on(waited) {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(client::meaning(&error, &self.address, &self.limits)),
             Err(_) => Err(GitError::Timeout {
                 operation: format!("waiting for an answer of {}", self.address),
-                limit: self.limits.stall_timeout,
+                limit: patience,
             }),
         }
     }
@@ -176,6 +178,9 @@ impl HttpConnection {
             }
             // Forges use 403 for exhausted rate limits too, and then say when to come back.
             403 if retry_after.is_some() => GitError::RateLimited { url, retry_after },
+            403 if self.service == Service::ReceivePack => {
+                GitError::PushDenied { url, detail: "status 403".to_owned() }
+            }
             403 => GitError::AccessDenied { url, detail: "status 403".to_owned() },
             404 | 410 => GitError::RepositoryNotFound { url },
             429 => GitError::RateLimited { url, retry_after },
@@ -195,21 +200,24 @@ impl Connection for HttpConnection {
         self.current()
     }
 
-    fn request(&mut self, body: &[u8]) -> Result<&mut dyn Read, GitError> {
+    fn request(&mut self, body: Vec<u8>) -> Result<&mut dyn Read, GitError> {
         // The rest of the last answer goes first: it would hold the connection.
         self.body = None;
-        let target = format!("{}/git-upload-pack", self.base.as_str().trim_end_matches('/'));
+        let program = self.service.program();
+        let target = format!("{}/{program}", self.base.as_str().trim_end_matches('/'));
+        // Nothing is heard while a pack goes out: its size is waited for as well, by the byte.
+        let uploading = Duration::from_secs(body.len() as u64 / SLOWEST_UPLOAD);
         let request = self
             .client
             .post(target)
-            .header(CONTENT_TYPE, "application/x-git-upload-pack-request")
-            .body(body.to_vec());
-        let response = self.send(request)?;
+            .header(CONTENT_TYPE, format!("application/x-{program}-request"))
+            .body(body);
+        let response = self.send(request, self.limits.stall_timeout + uploading)?;
         if response.status().is_redirection() {
             let target = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
             return Err(GitError::RedirectRefused { url: self.url.clone(), target: redact(target) });
         }
-        self.body = Some(self.accept(response, "application/x-git-upload-pack-result")?);
+        self.body = Some(self.accept(response, &format!("application/x-{program}-result"))?);
         self.current()
     }
 }

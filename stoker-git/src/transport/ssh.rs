@@ -13,7 +13,7 @@ use crate::error::GitError;
 use crate::hostkeys::{HostKey, HostKeyVerdict, KnownHosts, known_hosts_name};
 use crate::limits::Limits;
 use crate::text::{SERVER_TEXT_CHARS, printable};
-use crate::wire::{Connection, Version, connection_error, remote_error};
+use crate::wire::{Connection, Service, Version, connection_error, remote_error};
 
 /// The user when the URL names none: what every forge uses.
 const DEFAULT_USER: &str = "git";
@@ -25,7 +25,7 @@ const FILE: i32 = -16;
 const AUTHENTICATION_FAILED: i32 = -18;
 const PUBLICKEY_UNVERIFIED: i32 = -19;
 
-/// `git-upload-pack` behind ssh.
+/// A git service behind ssh.
 pub(super) struct SshConnection {
     reader: BufReader<Stalling>,
     writer: ssh2::Stream,
@@ -39,7 +39,7 @@ struct Stalling {
     limits: Limits,
 }
 
-pub(super) fn open(to: &Destination<'_>, version: Version) -> Result<SshConnection, GitError> {
+pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<SshConnection, GitError> {
     if let Some(error) = to.wrong_credential() {
         return Err(error);
     }
@@ -54,12 +54,13 @@ pub(super) fn open(to: &Destination<'_>, version: Version) -> Result<SshConnecti
     check_host_key(to, &known, &session)?;
     authenticate(to, &session)?;
     let mut channel = session.channel_session().map_err(|e| failed(to, "cannot open an ssh channel", &e))?;
-    if version == Version::V2 {
+    if service.version() == Version::V2 {
         // Most servers refuse foreign variables; then they speak version 0.
         let _ = channel.setenv("GIT_PROTOCOL", "version=2");
     }
-    let command = format!("git-upload-pack {}", quoted(to.url.path()));
-    channel.exec(&command).map_err(|e| failed(to, "the server does not run git-upload-pack", &e))?;
+    let program = service.program();
+    let command = format!("{program} {}", quoted(to.url.path()));
+    channel.exec(&command).map_err(|e| failed(to, &format!("the server does not run {program}"), &e))?;
     let stalling = Stalling { stream: channel.stream(0), limits: to.limits.clone() };
     Ok(SshConnection {
         reader: BufReader::with_capacity(1 << 16, stalling),
@@ -155,8 +156,8 @@ impl Connection for SshConnection {
         Ok(&mut self.reader)
     }
 
-    fn request(&mut self, body: &[u8]) -> Result<&mut dyn Read, GitError> {
-        self.writer.write_all(body).map_err(|e| connection_error(&self.url, e))?;
+    fn request(&mut self, body: Vec<u8>) -> Result<&mut dyn Read, GitError> {
+        self.writer.write_all(&body).map_err(|e| connection_error(&self.url, e))?;
         Ok(&mut self.reader)
     }
 

@@ -59,7 +59,7 @@ pub(crate) fn run(
     }
     let v2 = matches!(greeting, Greeting::V2(_));
     let body = if v2 { body_v2(capabilities, &plan, want) } else { body_v0(capabilities, &plan, want) };
-    let answer = connection.request(&body)?;
+    let answer = connection.request(body)?;
     let mut fetched = Fetched { whole_history: plan.depth != Some(1), ..Fetched::default() };
     let result = if v2 {
         read_v2(answer, url, &mut fetched, sink)

@@ -8,6 +8,10 @@ use stoker_git::{GitError, Wanted};
 use crate::support::*;
 
 pub(crate) fn start(plant: &Plant) -> (Server, String) {
+    start_with(plant, &[])
+}
+
+pub(crate) fn start_with(plant: &Plant, options: &[&str]) -> (Server, String) {
     let port = free_port();
     // Not through `git`, which would start it as a process of its own that nobody ends.
     let exec_path = git(&plant.root(), &["--exec-path"]);
@@ -16,6 +20,7 @@ pub(crate) fn start(plant: &Plant) -> (Server, String) {
         .args(["--export-all", "--listen=127.0.0.1", "--informative-errors"])
         .arg(format!("--base-path={}", plant.root().display()))
         .arg(format!("--port={port}"))
+        .args(options)
         .stderr(Stdio::null());
     (Server::start(&mut command, port), format!("git://127.0.0.1:{port}/plant.git"))
 }

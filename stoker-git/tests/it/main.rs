@@ -9,6 +9,7 @@ mod daemon;
 mod faults;
 mod http;
 mod local;
+mod push;
 mod ssh;
 mod support;
 mod tls;
