@@ -7,6 +7,7 @@
 //! <dir>/g7/             a bare repository: plain git can look into it
 //!       ├ objects/pack/ one pack per fetch
 //!       ├ refs/stoker/  one reference per commit whose tree is complete here
+//!       ├ refs/stoker-tags/  one per annotated tag that was asked for
 //!       ├ in-use        shared lock of every reader
 //!       └ suspect       left by a reader that met a damaged object
 //! ```
@@ -23,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::GitError;
 use crate::object_id::CommitId;
+#[cfg(feature = "signatures")]
+use crate::object_id::ObjectId;
 use crate::tree::CommitSource;
 
 /// A directory that caches the objects of one repository.
@@ -65,6 +68,18 @@ impl Cache {
             return CommitSource::open(&generation, commit, lease).map(Some);
         }
         Ok(None)
+    }
+
+    /// The annotated tags that were fetched, as git stores them. No network.
+    ///
+    /// # Errors
+    /// As for [`commit`](Self::commit).
+    #[cfg(feature = "signatures")]
+    pub(crate) fn tags(&self) -> Result<Vec<(ObjectId, Vec<u8>)>, GitError> {
+        let Some(generation) = layout::current(&self.dir)? else { return Ok(Vec::new()) };
+        let Some(_lease) = generation.lease()? else { return Ok(Vec::new()) };
+        let objects = objects::Objects::open(&generation.objects_dir())?;
+        Ok(generation.tags().into_iter().filter_map(|tag| Some((tag, objects.raw_tag(&tag)?))).collect())
     }
 
     /// How much disk it uses, in bytes.

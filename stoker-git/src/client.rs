@@ -2,6 +2,8 @@
 
 mod exchange;
 mod push;
+#[cfg(feature = "signatures")]
+mod verify;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +22,9 @@ use crate::refspec::RefSpec;
 use crate::resolve::{self, Resolution};
 use crate::tree::CommitSource;
 use crate::url::RemoteUrl;
+
+#[cfg(feature = "signatures")]
+pub use verify::{Verification, Verified, VerifyMode};
 
 /// A repository and what it takes to read it.
 #[derive(Clone)]

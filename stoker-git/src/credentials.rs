@@ -143,7 +143,7 @@ fn check_token(file: &Path, secret: &Secret) -> Result<(), GitError> {
     Ok(())
 }
 
-fn read(file: &Path, what: &str) -> Result<Secret, GitError> {
+pub(crate) fn read(file: &Path, what: &str) -> Result<Secret, GitError> {
     use std::io::Read;
     let cannot = |reason: &dyn std::fmt::Display| {
         invalid(format!("cannot read the {what} file {}: {reason}", file.display()))

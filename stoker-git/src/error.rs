@@ -297,6 +297,24 @@ pub enum GitError {
         /// The server's words, shortened and escaped.
         message: String,
     },
+    /// A commit or tag is not signed by a key that is trusted.
+    #[error("{object} of {url} is refused ({}): {detail}", problem.name())]
+    SignatureRefused {
+        /// The repository.
+        url: String,
+        /// Such as `commit 4b825dc` or `tag v1`.
+        object: String,
+        /// Which of the five it is.
+        problem: SignatureProblem,
+        /// What exactly, naming the key.
+        detail: String,
+    },
+    /// The keys that signatures are judged by cannot be used.
+    #[error("the keys that commits must be signed by cannot be used: {detail}")]
+    SigningKeysInvalid {
+        /// The file, and what is wrong with it.
+        detail: String,
+    },
     /// Objects in the cache are missing or damaged. The next fetch rebuilds it.
     #[error("the git cache {path} is damaged: {detail}")]
     CacheCorrupt {
@@ -335,6 +353,35 @@ pub enum GitError {
     },
 }
 
+/// The five ways in which a signature does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SignatureProblem {
+    /// There is none.
+    Unsigned,
+    /// It is by a key that is not listed, or not for this use.
+    UnknownKey,
+    /// It does not fit the object, cannot be read, or is made in a way that proves nothing.
+    BadSignature,
+    /// Its key has expired.
+    ExpiredKey,
+    /// Its key is revoked.
+    RevokedKey,
+}
+
+impl SignatureProblem {
+    /// A stable name, for the reason of a condition.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unsigned => "Unsigned",
+            Self::UnknownKey => "UnknownSigningKey",
+            Self::BadSignature => "BadSignature",
+            Self::ExpiredKey => "SigningKeyExpired",
+            Self::RevokedKey => "SigningKeyRevoked",
+        }
+    }
+}
+
 impl Fault for GitError {
     fn category(&self) -> Category {
         Category::new(match self {
@@ -366,6 +413,8 @@ impl Fault for GitError {
             Self::NonFastForward { .. } => "NonFastForward",
             Self::RefLocked { .. } => "RefLocked",
             Self::PushRejected { .. } => "PushRejected",
+            Self::SignatureRefused { problem, .. } => problem.name(),
+            Self::SigningKeysInvalid { .. } => "SigningKeysInvalid",
             Self::CacheCorrupt { .. } => "CacheCorrupt",
             Self::CacheBusy { .. } => "CacheBusy",
             Self::CacheFull { .. } => "InsufficientSpace",

@@ -1,4 +1,5 @@
-//! A door for the fuzz targets: the wire protocol against a server of bytes. Only there under `cfg(fuzzing)`.
+//! A door for the fuzz targets: the wire protocol against a server of bytes, and raw directories. Only there under
+//! `cfg(fuzzing)`.
 #![allow(missing_docs)]
 
 use std::io::Read;
@@ -70,4 +71,31 @@ impl PackSink for Pack {
         self.0.extend_from_slice(bytes);
         Ok(())
     }
+}
+
+/// The entries of a directory: name, mode, id.
+pub type Entries = Vec<(Vec<u8>, i32, String)>;
+
+/// Reads a raw directory, and adds a file to it as a push does; `None` when it is no directory at all.
+///
+/// # Errors
+/// When it can be read and nothing can be added to it.
+pub fn tree(raw: &[u8], name: &str) -> Option<Result<(Entries, Entries), String>> {
+    crate::libgit2::set_up();
+    let odb = git2::Odb::new().ok()?;
+    odb.add_new_mempack_backend(1).ok()?;
+    let repository = git2::Repository::from_odb(odb).ok()?;
+    let odb = repository.odb().ok()?;
+    let id = odb.write(git2::ObjectType::Tree, raw).ok()?;
+    let before = repository.find_tree(id).ok()?;
+    let entries = |tree: &git2::Tree<'_>| -> Entries {
+        tree.iter().map(|e| (e.name_bytes().to_vec(), e.filemode_raw(), e.id().to_string())).collect()
+    };
+    let blob = odb.write(git2::ObjectType::Blob, b"new").ok()?;
+    let mut builder = repository.treebuilder(Some(&before)).ok()?;
+    let added = builder.insert(name, blob, 0o100_644).map(|_| ()).and_then(|()| builder.write());
+    Some(match added.and_then(|id| repository.find_tree(id)) {
+        Ok(after) => Ok((entries(&before), entries(&after))),
+        Err(error) => Err(crate::text::printable(error.message(), 200)),
+    })
 }

@@ -65,6 +65,7 @@
 //!
 //! - `serve`: a git server on loopback for demos and tests.
 //! - `in-process`: lets a test harness, whose `main` is not its own, do without the child. Not for production.
+//! - `signatures`: who signed a commit or tag, by SSH or OpenPGP keys ([`signature`]).
 //! - `vendored-openssl`: links OpenSSL, which libssh2 needs for ssh, statically. (https uses rustls.)
 #![deny(unsafe_code)]
 // The example shows where in `main` the call belongs.
@@ -93,6 +94,8 @@ pub mod resolve;
 pub mod secret;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "signatures")]
+pub mod signature;
 mod text;
 mod transport;
 pub mod tree;
@@ -104,9 +107,11 @@ pub use cache::Cache;
 pub use child::ChildCommand;
 pub use child::message::FetchReport;
 pub use client::{Fetched, Git, Remote, Wanted};
+#[cfg(feature = "signatures")]
+pub use client::{Verification, Verified, VerifyMode};
 pub use commit::{CommitInfo, Person};
 pub use credentials::{Access, CredentialFiles, CredentialProvider, Credentials};
-pub use error::GitError;
+pub use error::{GitError, SignatureProblem};
 pub use limits::Limits;
 pub use object_id::{CommitId, ObjectFormat, ObjectId, ObjectIdError};
 pub use policy::HostPolicy;

@@ -103,6 +103,16 @@ impl LocalRepository {
         }
     }
 
+    /// Packs an annotated tag, without what it is of.
+    pub(crate) fn copy_tag(&self, tag: &ObjectId, sink: &mut dyn PackSink) -> Result<(), GitError> {
+        let failed = |e: git2::Error| failed(&self.url, &e);
+        let mut pack = self.repository.packbuilder().map_err(failed)?;
+        pack.insert_object(oid(tag).map_err(failed)?, None).map_err(failed)?;
+        let mut bytes = git2::Buf::new();
+        pack.write_buf(&mut bytes).map_err(failed)?;
+        sink.write(&bytes)
+    }
+
     fn add_tree(
         &self,
         tree: Oid,

@@ -91,6 +91,21 @@ impl CommitSource {
         &self.info
     }
 
+    /// The commit as git stores it.
+    ///
+    /// # Errors
+    /// [`GitError::CacheCorrupt`] when it cannot be read (any more).
+    pub fn raw_commit(&self) -> Result<Vec<u8>, GitError> {
+        let inner = self.lock();
+        let read = || -> Result<Vec<u8>, git2::Error> {
+            Ok(inner.repository.odb()?.read(oid(&self.info.id)?)?.data().to_vec())
+        };
+        read().map_err(|error| {
+            let _ = std::fs::write(&self.suspect_mark, "");
+            corrupt(&self.path, &error)
+        })
+    }
+
     /// The id of the commit.
     #[must_use]
     pub fn commit(&self) -> CommitId {

@@ -26,7 +26,9 @@ mod stoker;
 mod strict;
 
 pub use config::{AgentConfig, ConfigAuth, ConfigError, ConfigGateway, ConfigGit, ConfigSshKey, ConfigToken};
-pub use git::{GitAuth, GitSpec, KnownHosts, SecretKeyRef, SshKeyAuth, TokenAuth};
+pub use git::{
+    GitAuth, GitSpec, GitVerify, KnownHosts, SecretKeyRef, SshKeyAuth, TokenAuth, VerifyKeysRef, VerifyMode,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };

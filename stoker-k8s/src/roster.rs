@@ -20,7 +20,7 @@ use stoker_core::{Category, Fault, Retry};
 pub use watch::{Scope, list, watch};
 
 use crate::annotations;
-use crate::api::{AgentSpec, ApiKeyRef, GitAuth, RequestedRef, SecretKeyRef, WebhookSpec};
+use crate::api::{AgentSpec, ApiKeyRef, GitAuth, GitVerify, RequestedRef, SecretKeyRef, WebhookSpec};
 
 /// Why the `Stoker`s of a namespace cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,9 @@ pub struct GitView {
     /// How to get into the repository.
     #[serde(default)]
     pub auth: Option<GitAuth>,
+    /// Whose signatures the agent asks for.
+    #[serde(default)]
+    pub verify: Option<GitVerify>,
     /// Extra certificate authorities.
     #[serde(default)]
     pub ca_secret_ref: Option<SecretKeyRef>,

@@ -18,7 +18,9 @@ use stoker_k8s::agent::target::PodInfo;
 use stoker_k8s::agent::watch_metadata::{self, Known};
 use stoker_k8s::agent::{Agent, Identity};
 use stoker_k8s::api::OnTimeout;
-use stoker_k8s::inject::contract::{CACHE_DIR, DATA_DIR, HEALTH_PORT, PODINFO_ANNOTATIONS, PODINFO_LABELS};
+use stoker_k8s::inject::contract::{
+    CACHE_DIR, DATA_DIR, HEALTH_PORT, PODINFO_ANNOTATIONS, PODINFO_LABELS, SIGNING_KEYS_DIR,
+};
 use stoker_k8s::names;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -133,6 +135,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         fetch: Box::new(MountedGit {
             git: Git::new(ChildCommand::current_exe()).with_limits(limits),
             cache: Cache::new(arguments.cache_dir),
+            signing_keys: SIGNING_KEYS_DIR.into(),
         }),
         locate: Box::new(PodGateway::new(arguments.data_dir)),
         known,

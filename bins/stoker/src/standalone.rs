@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use stoker_core::{RelPathBuf, Rendered};
-use stoker_git::{Cache, ChildCommand, CredentialFiles, Git, GitError, Remote, RemoteUrl, Wanted};
+use stoker_git::signature::TrustedKeys;
+use stoker_git::{
+    Cache, ChildCommand, CommitSource, CredentialFiles, Git, GitError, RefSpec, Remote, RemoteUrl,
+    Verification, Wanted,
+};
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions};
 use stoker_k8s::api::AgentConfig;
 use stoker_k8s::compile::{self, CompiledProfile, GatewayFacts};
@@ -178,7 +182,7 @@ impl Standalone {
             let failure = Failure { category, message, path: Some("dataDir".to_owned()) };
             return Err(Box::new(SyncReport::new("", git_ref).ended(Outcome::Failed, failure)));
         }
-        let wanted = git_ref.parse().map_err(|error: stoker_git::RefError| {
+        let wanted: RefSpec = git_ref.parse().map_err(|error: stoker_git::RefError| {
             let message = error.to_string();
             let path = Some("git.ref".to_owned());
             let failure = Failure { category: "RefInvalid".to_owned(), message, path };
@@ -189,6 +193,7 @@ impl Standalone {
         let commit = resolution.commit.to_string();
         let fetched = self.git.fetch(&self.remote, &self.cache, &Wanted::from(&resolution)).await;
         let fetched = fetched.map_err(|error| failed(&commit, &error))?;
+        self.verify(&fetched.source, &wanted).await.map_err(|error| failed(&commit, &error))?;
         let job = Job {
             source: Box::new(fetched.source),
             profile: self.profile.clone(),
@@ -200,6 +205,15 @@ impl Standalone {
         };
         let warnings = resolution.warnings.iter().map(ToString::to_string).collect();
         Ok(Arrived { job, warnings, resolving, fetching: began.elapsed() - resolving })
+    }
+
+    /// Refuses a commit that is not signed as the configuration asks for.
+    async fn verify(&self, source: &CommitSource, wanted: &RefSpec) -> Result<(), GitError> {
+        let Some(verify) = &self.config.git.verify else { return Ok(()) };
+        let keys = TrustedKeys::read_files(&verify.key_files)?;
+        let verification = Verification { mode: verify.mode.into(), keys };
+        let now = jiff::Timestamp::now().as_second();
+        self.git.verify(&self.remote, &self.cache, source, wanted, &verification, now).await.map(|_| ())
     }
 
     fn facts(&self, commit: &str, git_ref: &str) -> GatewayFacts {

@@ -23,6 +23,8 @@ pub(crate) struct Generation {
 const MAX_HAVES: usize = 8;
 /// How many commits stay listed; their objects stay anyway until the generation goes.
 const MAX_HELD: usize = 64;
+/// Where annotated tags are noted.
+const TAGS: &str = "refs/stoker-tags";
 
 impl Generation {
     /// The generation with this name; `None` when it is no name of one.
@@ -82,18 +84,45 @@ impl Generation {
         shallow: &[ObjectId],
         unshallow: &[ObjectId],
     ) -> io::Result<()> {
+        self.note_shallow(shallow, unshallow)?;
+        replace(&self.reference(commit), format!("{commit}\n").as_bytes())?;
+        for old in self.held().iter().skip(MAX_HELD) {
+            let _ = std::fs::remove_file(self.reference(old));
+        }
+        Ok(())
+    }
+
+    /// Notes that an annotated tag is here.
+    pub(crate) fn hold_tag(
+        &self,
+        tag: &ObjectId,
+        shallow: &[ObjectId],
+        unshallow: &[ObjectId],
+    ) -> io::Result<()> {
+        self.note_shallow(shallow, unshallow)?;
+        let dir = self.path.join(TAGS);
+        std::fs::create_dir_all(&dir)?;
+        replace(&dir.join(tag.to_string()), format!("{tag}\n").as_bytes())?;
+        for old in named_ids(&dir).iter().skip(MAX_HELD) {
+            let _ = std::fs::remove_file(dir.join(old.to_string()));
+        }
+        Ok(())
+    }
+
+    /// The annotated tags that are here, newest first.
+    #[cfg(feature = "signatures")]
+    pub(crate) fn tags(&self) -> Vec<ObjectId> {
+        named_ids(&self.path.join(TAGS))
+    }
+
+    fn note_shallow(&self, shallow: &[ObjectId], unshallow: &[ObjectId]) -> io::Result<()> {
         let mut all = self.shallow();
         all.extend(shallow);
         all.retain(|id| !unshallow.contains(id));
         all.sort_unstable();
         all.dedup();
         let text: String = all.iter().map(|id| format!("{id}\n")).collect();
-        replace(&self.path.join("shallow"), text.as_bytes())?;
-        replace(&self.reference(commit), format!("{commit}\n").as_bytes())?;
-        for old in self.held().iter().skip(MAX_HELD) {
-            let _ = std::fs::remove_file(self.reference(old));
-        }
-        Ok(())
+        replace(&self.path.join("shallow"), text.as_bytes())
     }
 
     /// The commits whose parents are not here.
@@ -104,16 +133,7 @@ impl Generation {
 
     /// The commits whose trees are complete here, newest first.
     fn held(&self) -> Vec<CommitId> {
-        let Ok(entries) = std::fs::read_dir(self.path.join("refs/stoker")) else { return Vec::new() };
-        let mut held: Vec<_> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let commit = entry.file_name().to_str()?.parse::<CommitId>().ok()?;
-                Some((entry.metadata().ok()?.modified().ok()?, commit))
-            })
-            .collect();
-        held.sort_unstable();
-        held.into_iter().rev().map(|(_, commit)| commit).collect()
+        named_ids(&self.path.join("refs/stoker"))
     }
 
     /// What a server is told that is here.
@@ -192,7 +212,7 @@ impl Generation {
                 let _ = std::fs::remove_file(path);
             }
         }
-        for dir in [self.path.join("refs/stoker"), self.path.clone()] {
+        for dir in [self.path.join("refs/stoker"), self.path.join(TAGS), self.path.clone()] {
             let Ok(entries) = std::fs::read_dir(dir) else { continue };
             for entry in entries.flatten() {
                 if entry.path().extension().is_some_and(|e| e == "new" || e == "lock") {
@@ -201,6 +221,20 @@ impl Generation {
             }
         }
     }
+}
+
+/// The ids that files of a directory are named by, newest first.
+fn named_ids(dir: &Path) -> Vec<ObjectId> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let id = entry.file_name().to_str()?.parse::<ObjectId>().ok()?;
+            Some((entry.metadata().ok()?.modified().ok()?, id))
+        })
+        .collect();
+    found.sort_unstable();
+    found.into_iter().rev().map(|(_, id)| id).collect()
 }
 
 fn is_finished_pack(path: &Path) -> bool {

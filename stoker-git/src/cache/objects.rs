@@ -21,6 +21,9 @@ pub(crate) struct Objects {
 /// How deep directories may nest. The deepest path is 4,096 bytes long, so this is generous.
 const MAX_DEPTH: usize = 2048;
 
+/// In bytes.
+const MAX_TAG_BYTES: usize = 1 << 20;
+
 impl Objects {
     pub(crate) fn open(objects_dir: &Path) -> Result<Self, GitError> {
         libgit2::set_up();
@@ -51,6 +54,16 @@ impl Objects {
     /// Whether this commit is here, with or without its tree.
     pub(crate) fn has(&self, commit: &CommitId) -> bool {
         oid(commit).is_ok_and(|id| self.repository.find_commit(id).is_ok())
+    }
+
+    /// A tag as git stores it; `None` when it is not here, or larger than any that people make.
+    pub(crate) fn raw_tag(&self, tag: &ObjectId) -> Option<Vec<u8>> {
+        let (odb, id) = (self.repository.odb().ok()?, oid(tag).ok()?);
+        let (size, kind) = odb.read_header(id).ok()?;
+        if kind != ObjectType::Tag || size > MAX_TAG_BYTES {
+            return None;
+        }
+        Some(odb.read(id).ok()?.data().to_vec())
     }
 
     /// The tree of a commit.

@@ -37,6 +37,11 @@ pub(crate) enum Task {
         hint: Option<String>,
         cache: PathBuf,
     },
+    /// An annotated tag of a commit that is there.
+    FetchTag {
+        tag: ObjectId,
+        cache: PathBuf,
+    },
     /// The contents follow the request, one after another, each as long as `lengths` says.
     Push {
         draft: Box<Draft>,

@@ -1,6 +1,7 @@
 //! The work of the child.
 
 mod push;
+mod tag;
 
 use std::path::Path;
 
@@ -30,6 +31,7 @@ pub(super) fn perform(request: &Request, contents: Vec<Vec<u8>>) -> Result<Answe
         Task::Fetch { commit, hint, cache } => {
             work.fetch(commit, hint.as_deref(), cache).map(Answer::Fetched)
         }
+        Task::FetchTag { tag, cache } => work.fetch_tag(tag, cache).map(Answer::Fetched),
         Task::Push { draft, reference, expected, cache, .. } => {
             work.push(draft, reference, *expected, cache, contents).map(Answer::Pushed)
         }
@@ -126,16 +128,9 @@ impl Work<'_> {
             let shallow = LocalRepository::open(self.url)?.copy(commit, &base, &mut writer)?;
             Fetched { shallow, bytes: writer.written(), ..Fetched::default() }
         } else {
-            let mut connection = transport::open(&self.destination(), Service::UploadPack(Version::V2))?;
-            let greeting = match greeting::read(connection.greeting()?, &url) {
-                Err(error @ GitError::Protocol { .. }) => {
-                    return Err(connection.complaint().unwrap_or(error));
-                }
-                greeting => greeting?,
-            };
             let shallow = generation.shallow();
             let want = Want { commit: *commit, hint: hint.map(str::to_owned), have, shallow };
-            wire::fetch::run(&mut *connection, &greeting, &want, &url, &mut writer)?
+            self.ask(&want, &url, &mut writer)?
         };
         writer.finish()?;
         // A server may send something else than what was asked for, and all is well as far as the pack goes.
@@ -148,6 +143,18 @@ impl Work<'_> {
             .hold(commit, &fetched.shallow, &fetched.unshallow)
             .map_err(|e| crate::cache::io_error(generation.path(), &e))?;
         Ok(fetched)
+    }
+
+    /// Asks a server for one object and what belongs to it.
+    fn ask(&self, want: &Want, url: &str, sink: &mut PackWriter<'_>) -> Result<Fetched, GitError> {
+        let mut connection = transport::open(&self.destination(), Service::UploadPack(Version::V2))?;
+        let greeting = match greeting::read(connection.greeting()?, url) {
+            Err(error @ GitError::Protocol { .. }) => {
+                return Err(connection.complaint().unwrap_or(error));
+            }
+            greeting => greeting?,
+        };
+        wire::fetch::run(&mut *connection, &greeting, want, url, sink)
     }
 }
 

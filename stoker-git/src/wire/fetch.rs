@@ -110,7 +110,9 @@ fn plan_v0(
     let advertised = advertisement.refs.iter().find(|r| r.target() == want.commit);
     let by_id =
         ["allow-reachable-sha1-in-want", "allow-tip-sha1-in-want"].iter().any(|c| capabilities.has(c));
-    if by_id || advertised.is_some_and(|r| r.peeled.is_none()) {
+    // The tag object itself, where that is wanted.
+    let tip = advertisement.refs.iter().any(|r| r.id == want.commit);
+    if by_id || tip || advertised.is_some_and(|r| r.peeled.is_none()) {
         return Ok(Plan::exactly(want.commit, shallow));
     }
     if let Some(tag) = advertised {

@@ -10,6 +10,7 @@ mod faults;
 mod http;
 mod local;
 mod push;
+mod signatures;
 mod ssh;
 mod support;
 mod tls;

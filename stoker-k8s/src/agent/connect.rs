@@ -7,8 +7,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stoker_core::Category;
+use stoker_git::signature::TrustedKeys;
 use stoker_git::{
-    Access, Cache, CommitId, CredentialFiles, CredentialProvider, Git, GitError, Remote, RemoteUrl, Wanted,
+    Access, Cache, CommitId, CredentialFiles, CredentialProvider, Git, GitError, Remote, RemoteUrl,
+    Verification, Wanted,
 };
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions, GatewayUrl};
 
@@ -24,6 +26,42 @@ pub struct MountedGit {
     pub git: Git,
     /// Where objects are kept.
     pub cache: Cache,
+    /// The directory of the keys that commits must be signed by.
+    pub signing_keys: PathBuf,
+}
+
+impl MountedGit {
+    /// Refuses a commit that is not signed as the metadata asks for.
+    async fn verify(
+        &self,
+        metadata: &Metadata,
+        remote: &Remote,
+        source: &stoker_git::CommitSource,
+    ) -> Result<(), Failure> {
+        let Some(mode) = metadata.verify else { return Ok(()) };
+        if !self.signing_keys.is_dir() {
+            return Err(Failure {
+                category: "CredentialsNotMounted".to_owned(),
+                message:
+                    "this pod has no keys to verify commits by: it is older than spec.git.verify; restart it"
+                        .to_owned(),
+                path: None,
+            });
+        }
+        // Read at each use: keys come and go while the pod runs.
+        let keys = TrustedKeys::read_dir(&self.signing_keys).map_err(|error| Failure::of(&error))?;
+        let reference = metadata.git_ref.parse().map_err(|error| failure(format!("{error}")))?;
+        let verification = Verification { mode: mode.into(), keys };
+        let now = jiff::Timestamp::now().as_second();
+        let verified = self.git.verify(remote, &self.cache, source, &reference, &verification, now).await;
+        let verified = verified.map_err(|error| Failure::of(&error))?;
+        for (what, signer) in [("commit", verified.commit), ("tag", verified.tag)] {
+            if let Some(signer) = signer {
+                tracing::debug!(commit = %source.commit(), "the {what} is signed by {signer}");
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Fetch for MountedGit {
@@ -46,6 +84,7 @@ impl Fetch for MountedGit {
             let reference = metadata.git_ref.starts_with("refs/").then(|| metadata.git_ref.clone());
             let fetched = self.git.fetch(&remote, &self.cache, &Wanted::through(commit, reference)).await;
             let fetched = fetched.map_err(|error| Failure::of(&error))?;
+            self.verify(metadata, &remote, &fetched.source).await?;
             let how = match &fetched.report {
                 report if report.already_present => Obtained::Present,
                 report if report.rebuilt => Obtained::Cloned,

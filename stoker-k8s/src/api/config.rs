@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stoker_core::{Category, Fault, Retry};
 
+use super::git::VerifyMode;
 use super::profile::SyncProfileSpec;
 use super::scalar::Period;
 use super::stoker::MaxDeletes;
@@ -121,12 +122,25 @@ pub struct ConfigGit {
     /// Extra certificate authorities (PEM) for https.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// Commits are refused that are not signed by a listed key.
+    #[serde(default)]
+    pub verify: Option<ConfigVerify>,
     /// Allow `http://`.
     #[serde(default)]
     pub allow_insecure: bool,
     /// Time between two look-ups with `--watch`, 5s to 24h (default 60s).
     #[serde(default)]
     pub interval: Option<Period>,
+}
+
+/// What has to be signed, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigVerify {
+    /// `HEAD`, `Tag` or `TagAndHEAD`.
+    pub mode: VerifyMode,
+    /// Files with OpenPGP public keys in armour, or with lines of `ssh-keygen`'s allowed_signers.
+    pub key_files: Vec<PathBuf>,
 }
 
 /// A way to authenticate: exactly one member is set.

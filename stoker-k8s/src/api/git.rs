@@ -76,9 +76,69 @@ pub struct GitSpec {
     /// Extra certificate authorities (PEM) for https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
+    /// Commits are refused that are not signed by a listed key: nothing of them is written to any gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<GitVerify>,
     /// Allow http://, where anyone on the way can read and change what is fetched: for a test bed only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_insecure: bool,
+}
+
+/// What has to be signed, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GitVerify {
+    /// What has to be signed: the commit (HEAD), the annotated tag that ref names (Tag), or both (TagAndHEAD).
+    pub mode: VerifyMode,
+    /// The keys.
+    pub secret_ref: VerifyKeysRef,
+}
+
+/// What has to be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VerifyMode {
+    /// The commit.
+    #[serde(rename = "HEAD")]
+    Head,
+    /// The annotated tag that the ref names.
+    Tag,
+    /// Both.
+    #[serde(rename = "TagAndHEAD")]
+    TagAndHead,
+}
+
+/// A Secret in the same namespace. Each of its keys holds OpenPGP public keys in armour, or lines of an allowed_signers
+/// file of ssh-keygen: who, then the SSH public key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyKeysRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+impl VerifyMode {
+    pub(crate) const ALL: [Self; 3] = [Self::Head, Self::Tag, Self::TagAndHead];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "HEAD",
+            Self::Tag => "Tag",
+            Self::TagAndHead => "TagAndHEAD",
+        }
+    }
+}
+
+impl From<VerifyMode> for stoker_git::VerifyMode {
+    fn from(mode: VerifyMode) -> Self {
+        match mode {
+            VerifyMode::Head => Self::Head,
+            VerifyMode::Tag => Self::Tag,
+            VerifyMode::TagAndHead => Self::TagAndHead,
+        }
+    }
 }
 
 /// A way to authenticate: exactly one member is set.

@@ -292,6 +292,7 @@ fn metadata(base: CompiledProfile) -> Metadata {
         auth_type: AuthType::None,
         git_username: None,
         allow_insecure: false,
+        verify: None,
         trust: Trust::default(),
         gateway_port: 8043,
         gateway_tls: true,

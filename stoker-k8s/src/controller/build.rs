@@ -113,6 +113,8 @@ fn metadata(world: &World, validated: &Validated) -> Result<Option<Metadata>, Bu
         auth_type: origin.auth_type,
         git_username: origin.git_username,
         allow_insecure: origin.allow_insecure,
+        // Of the spec as it is now, whatever commit it is for: what is asked for at once holds at once.
+        verify: spec.git.verify.as_ref().map(|verify| verify.mode),
         trust: origin.trust,
         gateway_port: spec.gateway.port,
         gateway_tls: spec.gateway.tls,

@@ -75,6 +75,9 @@ pub const GIT_TOKEN: &str = "/etc/stoker/git/token";
 pub const GIT_SSH_KEY: &str = "/etc/stoker/git/ssh-privatekey";
 /// Passphrase of the SSH private key (`spec.git.auth.sshKey.passphraseSecretRef`).
 pub const GIT_PASSPHRASE: &str = "/etc/stoker/git/passphrase";
+/// Directory of the keys that commits must be signed by (`spec.git.verify`), one or more in each file. Not mounted when
+/// none have to be.
+pub const SIGNING_KEYS_DIR: &str = "/etc/stoker/signing-keys";
 /// Directory of what the agent needs to talk to its gateway.
 pub const GATEWAY_DIR: &str = "/etc/stoker/gateway";
 /// The gateway's API key, `name:secret` (`spec.gateway.apiKeySecretRef`).

@@ -263,6 +263,17 @@ fn the_agent_has_its_own_token_and_nobody_else_sees_its_secrets() {
 }
 
 #[test]
+fn the_keys_that_commits_must_be_signed_by_come_as_a_whole() {
+    let spec = json!({ "git": { "verify": { "mode": "HEAD", "secretRef": { "name": "signers" } } } });
+    let after = injected(&official_pod(), &[stoker_with("a", spec)]);
+    let keys = volume(&after, agent(&after), contract::SIGNING_KEYS_DIR);
+    let expected = json!({ "secretName": "signers", "optional": true, "defaultMode": 0o444 });
+    assert_eq!(keys["secret"], expected, "every key of it, and those that are added later");
+    let without = injected(&official_pod(), &[stoker("a")]);
+    assert!(!agent(&without).to_string().contains(contract::SIGNING_KEYS_DIR));
+}
+
+#[test]
 fn credentials_can_be_read_whoever_the_agent_runs_as() {
     let mode = |context: Value| {
         let mut pod = official_pod();

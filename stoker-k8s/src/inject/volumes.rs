@@ -52,6 +52,12 @@ pub(super) fn plan(stoker: &StokerView, secret_mode: i32) -> Vec<Mounted> {
     if !git.is_empty() {
         volumes.push(read_only("git", contract::GIT_DIR, projected(secret_mode, &git)));
     }
+    if let Some(verify) = &spec.git.verify {
+        // Whole, so that a key that is added later comes without a restart. Public keys are no secret, and the Secret is
+        // where Flux has them.
+        let keys = json!({ "secret": { "secretName": verify.secret_ref.name, "optional": true, "defaultMode": 0o444 } });
+        volumes.push(read_only("signing-keys", contract::SIGNING_KEYS_DIR, keys));
+    }
     volumes
 }
 

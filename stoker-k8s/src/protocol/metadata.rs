@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{PROTOCOL, ProtocolError};
-use crate::api::OnTimeout;
+use crate::api::{OnTimeout, VerifyMode};
 use crate::compile::CompiledProfile;
 use crate::conditions::cap;
 
@@ -30,6 +30,8 @@ pub struct Metadata {
     pub git_username: Option<String>,
     /// `http://` and credentials in the URL are allowed.
     pub allow_insecure: bool,
+    /// What of a commit has to be signed before it is taken; the keys are mounted.
+    pub verify: Option<VerifyMode>,
     /// Whom to take for the git server.
     pub trust: Trust,
     /// Port of the gateway on the loopback.
@@ -143,6 +145,9 @@ impl Metadata {
         put("authType", self.auth_type.as_str().to_owned());
         put("gitUsername", self.git_username.clone().unwrap_or_default());
         put("allowInsecure", self.allow_insecure.to_string());
+        if let Some(verify) = &self.verify {
+            put("verify", verify.as_str().to_owned());
+        }
         put("knownHosts", self.trust.known_hosts.clone().unwrap_or_default());
         put("gitCA", self.trust.ca_pem.clone().unwrap_or_default());
         put("gatewayPort", self.gateway_port.to_string());
@@ -188,6 +193,7 @@ impl Metadata {
                 "allowInsecure",
                 data.get("allowInsecure").map_or("false", String::as_str),
             )?,
+            verify: data.get("verify").map(|mode| verify_mode(mode)).transpose()?,
             gateway_port: parse("gatewayPort", get("gatewayPort")?)?,
             gateway_tls: parse("gatewayTLS", get("gatewayTLS")?)?,
             startup: from_json("startup", get("startup")?)?,
@@ -203,6 +209,12 @@ impl Metadata {
     pub fn held(&self, pod: &str) -> Option<&Hold> {
         self.rollout.held.get(pod)
     }
+}
+
+/// A mode that this version does not know is an error, not a reason to ask for less.
+fn verify_mode(text: &str) -> Result<VerifyMode, ProtocolError> {
+    let known = VerifyMode::ALL.into_iter().find(|mode| mode.as_str() == text);
+    known.ok_or_else(|| ProtocolError::Value { key: "verify", value: cap(text.to_owned(), 80) })
 }
 
 fn json<T: Serialize>(value: &T) -> String {
@@ -235,6 +247,7 @@ mod tests {
             auth_type: AuthType::Ssh,
             git_username: None,
             allow_insecure: false,
+            verify: Some(VerifyMode::TagAndHead),
             trust: Trust { known_hosts: Some("git.example.com ssh-ed25519 AAAA".into()), ca_pem: None },
             gateway_port: 8043,
             gateway_tls: true,

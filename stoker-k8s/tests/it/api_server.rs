@@ -127,6 +127,16 @@ fn stokers() -> Vec<Case> {
             "auth.token works for https:// repositories only",
         ),
         (stoker(&[("git/auth", json!({"githubApp": {"appId": 1}}))]), "unknown field"),
+        // Whose commits.
+        (stoker(&[("git/verify", json!({"mode": "HEAD", "secretRef": {"name": "keys"}}))]), ""),
+        (stoker(&[("git/verify", json!({"mode": "TagAndHEAD", "secretRef": {"name": "keys"}}))]), ""),
+        (stoker(&[("git/verify", json!({"mode": "head", "secretRef": {"name": "keys"}}))]), "\"HEAD\""),
+        (stoker(&[("git/verify", json!({"mode": "Tag"}))]), "secretRef"),
+        (stoker(&[("git/verify", json!({"secretRef": {"name": "keys"}}))]), "mode"),
+        (
+            stoker(&[("git/verify", json!({"mode": "Tag", "secretRef": {"name": ""}}))]),
+            "should be at least 1 chars long",
+        ),
         (
             stoker(&[("git/auth", json!({"token": {"secretRef": {"name": "git"}}}))]),
             "secretRef.key: Required value",

@@ -260,7 +260,7 @@ fn write(folder: &Path, path: &str, content: &str) {
 }
 
 /// Projects and all collections from the folders of these names, and a look at the files every five seconds.
-fn metadata(commit: &str) -> Metadata {
+pub(crate) fn metadata(commit: &str) -> Metadata {
     let mut base = CompiledProfile { sync_period: 5, revision: "r1".into(), ..CompiledProfile::default() };
     base.push("shared.mappings[0]", Mapping::new("projects", "projects"));
     base.push("shared.mappings[1]", Mapping::new("resources", "config/resources"));
@@ -273,6 +273,7 @@ fn metadata(commit: &str) -> Metadata {
         auth_type: AuthType::None,
         git_username: None,
         allow_insecure: false,
+        verify: None,
         trust: Trust::default(),
         gateway_port: 8088,
         gateway_tls: false,

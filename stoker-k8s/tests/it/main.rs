@@ -20,6 +20,7 @@ mod pair;
 mod replicas;
 mod reports;
 mod tags;
+mod verify;
 
 /// No test file is forgotten.
 #[test]

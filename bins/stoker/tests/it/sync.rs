@@ -173,6 +173,54 @@ async fn an_ssh_server_must_show_the_key_that_is_known() {
     assert_eq!((code, report["error"]["category"].as_str()), (1, Some("HostKeyChanged")), "{report}");
 }
 
+#[test]
+fn a_commit_that_nobody_trusted_has_signed_writes_nothing() {
+    let mut bench = Bench::new();
+    let key = bench.folder.path().join("ada");
+    let made = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f"])
+        .arg(&key)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+    let signers = bench.folder.path().join("allowed_signers");
+    std::fs::write(&signers, format!("ada@plant.example {public}")).unwrap();
+    bench.config["git"]["verify"] = json!({"mode": "HEAD", "keyFiles": [signers]});
+
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("Unsigned")), "{report}");
+    let message = report["error"]["message"].as_str().unwrap();
+    let head = bench.repo.head().unwrap();
+    assert!(message.contains(&head[..7]) && message.contains("it has no signature"), "{message}");
+    assert!(std::fs::read_dir(bench.data()).unwrap().next().is_none(), "nothing is written");
+
+    let signing = format!("user.signingKey={}", key.display());
+    let commit =
+        ["-c", "gpg.format=ssh", "-c", &signing, "commit", "--quiet", "--allow-empty", "-S", "-m", "signed"];
+    bench.repo.git(commit).unwrap();
+    bench.git.shelf().publish(&bench.repo, "plant.git").unwrap();
+    assert_eq!(bench.sync(&[]).code, 0);
+
+    // Asked for a signed tag, a branch is not enough; and the files stay.
+    bench.config["git"]["verify"]["mode"] = json!("Tag");
+    let before = bench.live(VIEW);
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("Unsigned")), "{report}");
+    bench.repo.git(["-c", "gpg.format=ssh", "-c", &signing, "tag", "-s", "-m", "one", "v1"]).unwrap();
+    bench.git.shelf().publish(&bench.repo, "plant.git").unwrap();
+    bench.config["git"]["ref"] = json!("v1");
+    assert_eq!(bench.sync(&[]).code, 0);
+
+    std::fs::write(&signers, "").unwrap();
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("SigningKeysInvalid")), "{report}");
+    bench.config["git"]["verify"]["keyFiles"] = json!([]);
+    let said = bench.sync(&[]);
+    assert!(said.code == 2 && said.err.contains("git.verify.keyFiles"), "{}", said.err);
+    assert_eq!(bench.live(VIEW), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn watching_follows_pushes_until_it_is_asked_to_stop() {
     let mut bench = Bench::new();

@@ -43,6 +43,13 @@ fn git(git: &ConfigGit) -> Result<(), Wrong> {
     {
         return Err(("git.interval", format!("{interval}: write an interval between 5s and 24h, like 60s")));
     }
+    if let Some(verify) = &git.verify
+        && (verify.key_files.is_empty() || verify.key_files.iter().any(|file| file.as_os_str().is_empty()))
+    {
+        let problem =
+            "write at least one file of public keys, like /etc/stoker/allowed_signers, or leave verify out";
+        return Err(("git.verify.keyFiles", problem.to_owned()));
+    }
     authentication(git, url.protocol())
 }
 
