@@ -13,15 +13,17 @@ use crate::advertisement::Advertisement;
 use crate::cache::{Cache, layout};
 use crate::child::ChildCommand;
 use crate::child::message::{Answer, FetchReport, Request, Task};
-use crate::credentials::{Access, CredentialProvider};
+use crate::credentials::{Access, CredentialProvider, Credentials, DEFAULT_TOKEN_USERNAME};
 use crate::error::GitError;
+use crate::github_app::AppTokens;
 use crate::limits::Limits;
 use crate::object_id::CommitId;
 use crate::policy::HostPolicy;
 use crate::refspec::RefSpec;
 use crate::resolve::{self, Resolution};
+use crate::secret::Secret;
 use crate::tree::CommitSource;
-use crate::url::RemoteUrl;
+use crate::url::{Protocol, RemoteUrl};
 
 #[cfg(feature = "signatures")]
 pub use verify::{Verification, Verified, VerifyMode};
@@ -57,19 +59,20 @@ pub struct Fetched {
 
 /// Asks repositories and fetches commits, each time in a child process.
 ///
-/// Cheap to clone. Dropping a future that a method returned ends its child at once.
+/// Cheap to clone; clones share the tokens of GitHub Apps. Dropping a future that a method returned ends its child at once.
 #[derive(Debug, Clone)]
 pub struct Git {
     child: ChildCommand,
     limits: Limits,
     policy: HostPolicy,
+    app_tokens: Arc<AppTokens>,
 }
 
 impl Git {
     /// With default limits and the default host policy.
     #[must_use]
     pub fn new(child: ChildCommand) -> Self {
-        Self { child, limits: Limits::default(), policy: HostPolicy::default() }
+        Self { child, limits: Limits::default(), policy: HostPolicy::default(), app_tokens: Arc::default() }
     }
 
     /// Sets the limits.
@@ -207,29 +210,67 @@ impl Git {
         deadline: Duration,
     ) -> Result<Answer, GitError> {
         let access = remote.credentials.load()?;
-        let first = self.attempt(remote, &access, task(), contents, what, deadline).await;
+        let used = self.admission(&remote.url, &access, None).await;
+        let first = match &used {
+            Ok(used) => self.attempt(&remote.url, used, task(), contents, what, deadline).await,
+            Err(error) => Err(error.clone()),
+        };
         let Err(error) = first else { return first };
         if !may_be_rotation(&error) {
             return Err(error);
         }
-        match remote.credentials.load() {
-            Ok(newer) if newer != access => {
-                self.attempt(remote, &newer, task(), contents, what, deadline).await
-            }
-            _ => Err(error),
+        let Ok(newer) = remote.credentials.load() else { return Err(error) };
+        // The token of an app may have been withdrawn before its time; of everything else there is nothing newer.
+        let refused = match (&used, &error) {
+            (
+                Ok(Access { credentials: Credentials::Token { secret, .. }, .. }),
+                GitError::AuthenticationFailed { .. },
+            ) if matches!(access.credentials, Credentials::GithubApp(_)) => Some(secret),
+            _ => None,
+        };
+        if newer == access && refused.is_none() {
+            return Err(error);
         }
+        let newer = self.admission(&remote.url, &newer, refused).await?;
+        self.attempt(&remote.url, &newer, task(), contents, what, deadline).await
+    }
+
+    /// What a server is shown: the token of an app in place of its key, everything else as it is.
+    async fn admission(
+        &self,
+        url: &RemoteUrl,
+        access: &Access,
+        refused: Option<&Secret>,
+    ) -> Result<Access, GitError> {
+        let Credentials::GithubApp(app) = &access.credentials else { return Ok(access.clone()) };
+        if !matches!(url.protocol(), Protocol::Https | Protocol::Http) {
+            let scheme = url.protocol().scheme();
+            let detail = format!("a GitHub App does not work with {scheme}://; write an https URL");
+            return Err(GitError::CredentialInvalid { detail });
+        }
+        let api = app.token_url(url.is_insecure())?;
+        let exchange = async {
+            let deadline = self.limits.resolve_deadline;
+            match self.attempt(&api, access, Task::AppToken, &[], "asking for a token at", deadline).await? {
+                Answer::AppToken { token, lasts } => Ok((token.secret(), lasts)),
+                other => Err(unexpected(&other)),
+            }
+        };
+        let secret = self.app_tokens.token(app, access.ca_pem.as_deref(), refused, exchange).await?;
+        let username = DEFAULT_TOKEN_USERNAME.to_owned();
+        Ok(Access { credentials: Credentials::Token { username, secret }, ..access.clone() })
     }
 
     async fn attempt(
         &self,
-        remote: &Remote,
+        url: &RemoteUrl,
         access: &Access,
         task: Task,
         contents: &[&[u8]],
         what: &str,
         deadline: Duration,
     ) -> Result<Answer, GitError> {
-        let url = remote.url.to_string();
+        let url = url.to_string();
         let operation = format!("{what} {url}");
         let (policy, limits) = (self.policy.clone(), self.limits.clone());
         let request = Request::new(url, access, policy, limits, deadline, task);
@@ -311,6 +352,7 @@ fn unexpected(answer: &Answer) -> GitError {
         Answer::Advertisement(_) => "references",
         Answer::Fetched(_) => "a fetch",
         Answer::Pushed(_) => "a push",
+        Answer::AppToken { .. } => "a token",
         Answer::Failed(_) => "an error",
     };
     GitError::ChildFailed { detail: format!("it answered with {kind}, which was not asked for") }

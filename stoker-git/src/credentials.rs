@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::GitError;
+use crate::github_app::{DEFAULT_API_BASE_URL, GithubApp};
 use crate::secret::Secret;
 
 /// A credential for one repository.
@@ -23,6 +24,13 @@ pub enum Credentials {
         /// The token or password.
         secret: Secret,
     },
+    /// A token in a header of its own, `Authorization: Bearer`: for servers behind a gateway that wants it so.
+    Bearer {
+        /// The token.
+        secret: Secret,
+    },
+    /// An installation of a GitHub App: exchanged for a token when it is used.
+    GithubApp(GithubApp),
     /// An ssh key.
     SshKey {
         /// The private key, in OpenSSH or PEM form.
@@ -61,13 +69,30 @@ impl CredentialProvider for Access {
     }
 }
 
-/// Access from files, read again at each use. At most one of `token` and `ssh_key`.
+/// An installation of a GitHub App, and the file of the app's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GithubAppFile {
+    /// The number of the app.
+    pub app_id: u64,
+    /// The number of its installation.
+    pub installation_id: u64,
+    /// The file with the app's private key, in PEM.
+    pub private_key: PathBuf,
+    /// The API; [`DEFAULT_API_BASE_URL`] when absent.
+    pub api_base_url: Option<String>,
+}
+
+/// Access from files, read again at each use. At most one of `token`, `github_app` and `ssh_key`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CredentialFiles {
     /// A file with a token.
     pub token: Option<PathBuf>,
     /// The user name for the token; [`DEFAULT_TOKEN_USERNAME`] when absent.
     pub username: Option<String>,
+    /// Sends the token as `Authorization: Bearer`, without a user name.
+    pub bearer: bool,
+    /// A GitHub App.
+    pub github_app: Option<GithubAppFile>,
     /// A file with a private ssh key.
     pub ssh_key: Option<PathBuf>,
     /// A file with the passphrase of the key.
@@ -83,19 +108,25 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 impl CredentialProvider for CredentialFiles {
     fn load(&self) -> Result<Access, GitError> {
-        let credentials = match (&self.token, &self.ssh_key) {
-            (Some(_), Some(_)) => {
-                return Err(invalid("both a token and an ssh key are given; give one".to_owned()));
-            }
-            (Some(token), None) => {
+        let credentials = match (&self.token, &self.ssh_key, &self.github_app) {
+            (None, None, Some(app)) => Credentials::GithubApp(GithubApp {
+                app_id: app.app_id,
+                installation_id: app.installation_id,
+                private_key: read(&app.private_key, "private key")?,
+                api_base_url: app.api_base_url.clone().unwrap_or_else(|| DEFAULT_API_BASE_URL.to_owned()),
+            }),
+            (Some(token), None, None) => {
                 // Editors and `echo` end a file with a newline that no token has.
                 let text = read(token, "token")?;
                 let secret = Secret::new(text.expose().trim());
                 check_token(token, &secret)?;
+                if self.bearer {
+                    return self.with(Credentials::Bearer { secret });
+                }
                 let username = self.username.clone().unwrap_or_else(|| DEFAULT_TOKEN_USERNAME.to_owned());
                 Credentials::Token { username, secret }
             }
-            (None, Some(key)) => {
+            (None, Some(key), None) => {
                 let text = read(key, "ssh key")?;
                 // Keys that went through a Secret lost their last newline or got Windows line ends.
                 let private_key = Secret::new(format!("{}\n", text.expose().replace("\r\n", "\n").trim()));
@@ -107,8 +138,18 @@ impl CredentialProvider for CredentialFiles {
                 };
                 Credentials::SshKey { private_key, passphrase }
             }
-            (None, None) => Credentials::None,
+            (None, None, None) => Credentials::None,
+            _ => {
+                let detail = "more than one of a token, an ssh key and a GitHub App is given; give one";
+                return Err(invalid(detail.to_owned()));
+            }
         };
+        self.with(credentials)
+    }
+}
+
+impl CredentialFiles {
+    fn with(&self, credentials: Credentials) -> Result<Access, GitError> {
         let public = |file: &Option<PathBuf>, what| {
             file.as_deref().map(|file| read(file, what).map(|text| text.expose().to_owned())).transpose()
         };
@@ -125,7 +166,8 @@ impl Access {
     pub(crate) fn secrets(&self) -> Vec<&str> {
         match &self.credentials {
             Credentials::None => Vec::new(),
-            Credentials::Token { secret, .. } => vec![secret.expose()],
+            Credentials::Token { secret, .. } | Credentials::Bearer { secret } => vec![secret.expose()],
+            Credentials::GithubApp(app) => vec![app.private_key.expose()],
             Credentials::SshKey { private_key, passphrase } => {
                 std::iter::once(private_key).chain(passphrase).map(Secret::expose).collect()
             }

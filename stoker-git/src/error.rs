@@ -36,6 +36,17 @@ pub enum GitError {
         /// Which one, and why.
         detail: String,
     },
+    /// The clocks differ too much for a proof that holds for minutes.
+    #[error(
+        "{url} takes no proof of this machine, whose clock is {} that of the server; set the clock",
+        skew(ahead_seconds)
+    )]
+    ClockWrong {
+        /// Where it was shown.
+        url: String,
+        /// How far this machine's clock is ahead of the server's, in seconds; negative when it is behind.
+        ahead_seconds: i64,
+    },
     /// No known key for this ssh host.
     #[error(
         "the ssh host key of {host} is not known; it offered {fingerprint}; if that is right, add to known_hosts: {line}"
@@ -388,6 +399,7 @@ impl Fault for GitError {
             Self::AuthenticationFailed { .. } => "AuthenticationFailed",
             Self::AccessDenied { .. } => "AccessDenied",
             Self::CredentialInvalid { .. } => "CredentialInvalid",
+            Self::ClockWrong { .. } => "ClockWrong",
             Self::HostKeyUnknown { .. } => "HostKeyUnknown",
             Self::HostKeyChanged { .. } => "HostKeyChanged",
             Self::HostKeyRevoked { .. } => "HostKeyRevoked",
@@ -466,6 +478,11 @@ impl GitError {
         let detail = || "the details are withheld: they contained a secret".to_owned();
         serde_json::from_str(&clean).unwrap_or_else(|_| Self::ChildFailed { detail: detail() })
     }
+}
+
+fn skew(ahead_seconds: &i64) -> String {
+    let word = if *ahead_seconds > 0 { "ahead of" } else { "behind" };
+    format!("{} s {word}", ahead_seconds.unsigned_abs())
 }
 
 fn state(commit: &Option<CommitId>) -> String {

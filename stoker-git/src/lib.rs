@@ -82,6 +82,7 @@ pub mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod github_app;
 pub mod hostkeys;
 mod libgit2;
 pub mod limits;
@@ -110,8 +111,9 @@ pub use client::{Fetched, Git, Remote, Wanted};
 #[cfg(feature = "signatures")]
 pub use client::{Verification, Verified, VerifyMode};
 pub use commit::{CommitInfo, Person};
-pub use credentials::{Access, CredentialFiles, CredentialProvider, Credentials};
+pub use credentials::{Access, CredentialFiles, CredentialProvider, Credentials, GithubAppFile};
 pub use error::{GitError, SignatureProblem};
+pub use github_app::GithubApp;
 pub use limits::Limits;
 pub use object_id::{CommitId, ObjectFormat, ObjectId, ObjectIdError};
 pub use policy::HostPolicy;

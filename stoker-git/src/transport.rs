@@ -12,6 +12,8 @@ use crate::policy::HostPolicy;
 use crate::url::{Protocol, RemoteUrl};
 use crate::wire::{Connection, Service};
 
+pub(crate) use http::app_token::{Given as AppToken, exchange as app_token};
+
 /// Everything a connection needs to know.
 pub(crate) struct Destination<'a> {
     pub(crate) url: &'a RemoteUrl,
@@ -54,14 +56,20 @@ impl Destination<'_> {
     fn wrong_credential(&self) -> Option<GitError> {
         let detail = match (&self.access.credentials, self.url.protocol()) {
             (Credentials::SshKey { .. }, Protocol::Ssh) | (Credentials::None, _) => return None,
-            (Credentials::Token { .. }, Protocol::Https | Protocol::Http) => return None,
+            (
+                Credentials::Token { .. } | Credentials::Bearer { .. } | Credentials::GithubApp(_),
+                Protocol::Https | Protocol::Http,
+            ) => return None,
             (Credentials::SshKey { .. }, protocol) => {
                 format!(
                     "an ssh key does not work with {}://; write an ssh URL or use a token",
                     protocol.scheme()
                 )
             }
-            (Credentials::Token { .. }, protocol) => {
+            (Credentials::GithubApp(_), protocol) => {
+                format!("a GitHub App does not work with {}://; write an https URL", protocol.scheme())
+            }
+            (Credentials::Token { .. } | Credentials::Bearer { .. }, protocol) => {
                 format!(
                     "a token does not work with {}://; write an https URL or use an ssh key",
                     protocol.scheme()

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use stoker_core::{RelPathBuf, Rendered};
 use stoker_git::signature::TrustedKeys;
 use stoker_git::{
-    Cache, ChildCommand, CommitSource, CredentialFiles, Git, GitError, RefSpec, Remote, RemoteUrl,
-    Verification, Wanted,
+    Cache, ChildCommand, CommitSource, CredentialFiles, Git, GitError, GithubAppFile, RefSpec, Remote,
+    RemoteUrl, Verification, Wanted,
 };
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions};
 use stoker_k8s::api::AgentConfig;
@@ -78,6 +78,13 @@ impl Standalone {
         let files = CredentialFiles {
             token: auth.token.as_ref().map(|t| t.file.clone()),
             username: auth.token.as_ref().map(|t| t.username.clone()),
+            bearer: false,
+            github_app: auth.github_app.as_ref().map(|app| GithubAppFile {
+                app_id: app.app_id,
+                installation_id: app.installation_id,
+                private_key: app.private_key_file.clone(),
+                api_base_url: app.api_base_url.clone(),
+            }),
             ssh_key: auth.ssh_key.as_ref().map(|k| k.file.clone()),
             passphrase: auth.ssh_key.as_ref().and_then(|k| k.passphrase_file.clone()),
             known_hosts: auth.ssh_key.as_ref().and_then(|k| k.known_hosts_file.clone()),

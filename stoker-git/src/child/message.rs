@@ -10,6 +10,7 @@ use crate::advertisement::Advertisement;
 use crate::compose::Draft;
 use crate::credentials::{Access, Credentials};
 use crate::error::GitError;
+use crate::github_app::GithubApp;
 use crate::limits::Limits;
 use crate::object_id::{CommitId, ObjectId};
 use crate::policy::HostPolicy;
@@ -32,6 +33,8 @@ pub(crate) struct Request {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
     Advertise,
+    /// What the credential, a GitHub App, is worth; the URL is that of the API.
+    AppToken,
     Fetch {
         commit: CommitId,
         hint: Option<String>,
@@ -58,6 +61,7 @@ pub(crate) enum Answer {
     Advertisement(Advertisement),
     Fetched(FetchReport),
     Pushed(PushReport),
+    AppToken { token: WireToken, lasts: Duration },
     Failed(GitError),
 }
 
@@ -76,6 +80,26 @@ pub struct FetchReport {
     pub whole_history: bool,
 }
 
+/// A token on its way to the parent, through a pipe.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct WireToken(Zeroizing<String>);
+
+impl WireToken {
+    pub(crate) fn new(token: &Secret) -> Self {
+        Self(Zeroizing::new(token.expose().to_owned()))
+    }
+
+    pub(crate) fn secret(&self) -> Secret {
+        Secret::new(self.0.as_str())
+    }
+}
+
+impl std::fmt::Debug for WireToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// What a push did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PushReport {
@@ -89,10 +113,20 @@ pub(crate) struct PushReport {
 #[derive(Default, Serialize, Deserialize)]
 struct WireAccess {
     token: Option<(String, Zeroizing<String>)>,
+    bearer: Option<Zeroizing<String>>,
+    app: Option<WireApp>,
     ssh_key: Option<Zeroizing<String>>,
     passphrase: Option<Zeroizing<String>>,
     known_hosts: Option<String>,
     ca_pem: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireApp {
+    app_id: u64,
+    installation_id: u64,
+    private_key: Zeroizing<String>,
+    api_base_url: String,
 }
 
 impl Request {
@@ -113,6 +147,15 @@ impl Request {
         match &access.credentials {
             Credentials::None => {}
             Credentials::Token { username, secret } => wire.token = Some((username.clone(), expose(secret))),
+            Credentials::Bearer { secret } => wire.bearer = Some(expose(secret)),
+            Credentials::GithubApp(app) => {
+                wire.app = Some(WireApp {
+                    app_id: app.app_id,
+                    installation_id: app.installation_id,
+                    private_key: expose(&app.private_key),
+                    api_base_url: app.api_base_url.clone(),
+                });
+            }
             Credentials::SshKey { private_key, passphrase } => {
                 wire.ssh_key = Some(expose(private_key));
                 wire.passphrase = passphrase.as_ref().map(expose);
@@ -131,15 +174,23 @@ impl Request {
 
     pub(crate) fn access(&self) -> Access {
         let secret = |text: &Zeroizing<String>| Secret::new(text.as_str());
-        let credentials = match (&self.access.token, &self.access.ssh_key) {
-            (Some((username, token)), _) => {
-                Credentials::Token { username: username.clone(), secret: secret(token) }
-            }
-            (None, Some(key)) => Credentials::SshKey {
-                private_key: secret(key),
-                passphrase: self.access.passphrase.as_ref().map(secret),
-            },
-            (None, None) => Credentials::None,
+        let access = &self.access;
+        let credentials = if let Some((username, token)) = &access.token {
+            Credentials::Token { username: username.clone(), secret: secret(token) }
+        } else if let Some(token) = &access.bearer {
+            Credentials::Bearer { secret: secret(token) }
+        } else if let Some(app) = &access.app {
+            Credentials::GithubApp(GithubApp {
+                app_id: app.app_id,
+                installation_id: app.installation_id,
+                private_key: secret(&app.private_key),
+                api_base_url: app.api_base_url.clone(),
+            })
+        } else if let Some(key) = &access.ssh_key {
+            let passphrase = access.passphrase.as_ref().map(secret);
+            Credentials::SshKey { private_key: secret(key), passphrase }
+        } else {
+            Credentials::None
         };
         Access {
             credentials,
@@ -158,6 +209,13 @@ mod tests {
         for credentials in [
             Credentials::None,
             Credentials::Token { username: "u".into(), secret: "s\"\n".into() },
+            Credentials::Bearer { secret: "b".into() },
+            Credentials::GithubApp(GithubApp {
+                app_id: 1,
+                installation_id: 2,
+                private_key: "p".into(),
+                api_base_url: "u".into(),
+            }),
             Credentials::SshKey { private_key: "k".into(), passphrase: None },
             Credentials::SshKey { private_key: "k".into(), passphrase: Some("p".into()) },
         ] {

@@ -5,16 +5,16 @@ mod tag;
 
 use std::path::Path;
 
-use super::message::{Answer, FetchReport, Request, Task};
+use super::message::{Answer, FetchReport, Request, Task, WireToken};
 use crate::advertisement::Advertisement;
 use crate::cache::generation::Generation;
 use crate::cache::layout::{self, WriteLock};
 use crate::cache::objects::{Objects, PackWriter};
-use crate::credentials::Access;
+use crate::credentials::{Access, Credentials};
 use crate::error::GitError;
 use crate::local::LocalRepository;
 use crate::object_id::CommitId;
-use crate::transport::{self, Destination};
+use crate::transport::{self, AppToken, Destination};
 use crate::url::{Protocol, RemoteUrl};
 use crate::wire::fetch::{Fetched, Want};
 use crate::wire::greeting::{self, Greeting};
@@ -28,6 +28,10 @@ pub(super) fn perform(request: &Request, contents: Vec<Vec<u8>>) -> Result<Answe
     let work = Work { request, url: &url, access: &access };
     match &request.task {
         Task::Advertise => work.advertise().map(Answer::Advertisement),
+        Task::AppToken => {
+            let (token, lasts) = work.app_token()?;
+            Ok(Answer::AppToken { token: WireToken::new(&token), lasts })
+        }
         Task::Fetch { commit, hint, cache } => {
             work.fetch(commit, hint.as_deref(), cache).map(Answer::Fetched)
         }
@@ -48,6 +52,13 @@ impl Work<'_> {
     fn destination(&self) -> Destination<'_> {
         let (limits, policy) = (&self.request.limits, &self.request.policy);
         Destination { url: self.url, access: self.access, limits, policy }
+    }
+
+    fn app_token(&self) -> Result<AppToken, GitError> {
+        match &self.access.credentials {
+            Credentials::GithubApp(app) => transport::app_token(&self.destination(), app),
+            _ => Err(GitError::ChildFailed { detail: "it was asked for a token without an app".to_owned() }),
+        }
     }
 
     fn advertise(&self) -> Result<Advertisement, GitError> {

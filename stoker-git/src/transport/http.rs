@@ -3,6 +3,7 @@
 //! One host, one credential: redirects are followed by hand, only to the same host and never from https to http. Bodies
 //! of error answers are not read: they are anybody's words.
 
+pub(super) mod app_token;
 mod client;
 
 use std::io::{self, BufReader, Read};
@@ -33,11 +34,17 @@ pub(super) struct HttpConnection {
     client: Client,
     runtime: std::sync::Arc<Runtime>,
     base: url::Url,
-    auth: Option<(String, Secret)>,
+    auth: Option<Auth>,
     service: Service,
     url: String,
     address: String,
     limits: Limits,
+}
+
+/// What is sent with every request.
+enum Auth {
+    Basic(String, Secret),
+    Bearer(Secret),
 }
 
 struct Body {
@@ -54,7 +61,8 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<HttpConnect
         return Err(error);
     }
     let auth = match &to.access.credentials {
-        Credentials::Token { username, secret } => Some((username.clone(), secret.clone())),
+        Credentials::Token { username, secret } => Some(Auth::Basic(username.clone(), secret.clone())),
+        Credentials::Bearer { secret } => Some(Auth::Bearer(secret.clone())),
         _ => None,
     };
     let base = url::Url::parse(&to.url.to_string())
@@ -101,9 +109,11 @@ impl HttpConnection {
         if self.service.version() == Version::V2 {
             request = request.header("Git-Protocol", "version=2");
         }
-        if let Some((user, secret)) = &self.auth {
-            request = request.basic_auth(user, Some(secret.expose()));
-        }
+        request = match &self.auth {
+            Some(Auth::Basic(user, secret)) => request.basic_auth(user, Some(secret.expose())),
+            Some(Auth::Bearer(secret)) => request.bearer_auth(secret.expose()),
+            None => request,
+        };
         let waited = async { tokio::time::timeout(patience, request.send()).await };
         match self.runtime.block_on(waited) {
             Ok(Ok(response)) => Ok(response),
@@ -169,7 +179,10 @@ impl HttpConnection {
         match status.as_u16() {
             401 => {
                 let detail = match &self.auth {
-                    Some((user, _)) => {
+                    Some(Auth::Bearer(_)) => {
+                        "status 401 for the bearer token; is it right and still valid?".to_owned()
+                    }
+                    Some(Auth::Basic(user, _)) => {
                         format!("status 401 for the user {user:?}; is the token right and still valid?")
                     }
                     None => "status 401; it wants a credential and none is configured".to_owned(),

@@ -7,6 +7,7 @@ mod cache;
 mod canary;
 mod daemon;
 mod faults;
+mod github_app;
 mod http;
 mod local;
 mod push;

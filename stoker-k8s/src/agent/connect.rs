@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use stoker_core::Category;
 use stoker_git::signature::TrustedKeys;
 use stoker_git::{
-    Access, Cache, CommitId, CredentialFiles, CredentialProvider, Git, GitError, Remote, RemoteUrl,
-    Verification, Wanted,
+    Access, Cache, CommitId, CredentialFiles, CredentialProvider, Git, GitError, GithubAppFile, Remote,
+    RemoteUrl, Verification, Wanted,
 };
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions, GatewayUrl};
 
 use super::watch_metadata::Known;
 use super::{Fetch, Fetched, Locate, Obtained, Tree};
 use crate::gateway_sync::{Failure, GatewaySync};
-use crate::inject::contract::{GATEWAY_API_KEY, GIT_PASSPHRASE, GIT_SSH_KEY, GIT_TOKEN};
+use crate::inject::contract::{GATEWAY_API_KEY, GIT_APP_KEY, GIT_PASSPHRASE, GIT_SSH_KEY, GIT_TOKEN};
 use crate::protocol::{AuthType, Metadata, Trust};
 
 /// Fetches into a cache, with mounted credentials.
@@ -117,6 +117,18 @@ impl PodCredentials {
             AuthType::Ssh => {
                 files.ssh_key = Some(mounted(GIT_SSH_KEY, "ssh key")?);
                 files.passphrase = Some(PathBuf::from(GIT_PASSPHRASE)).filter(|p| p.exists());
+            }
+            AuthType::GithubApp => {
+                let app = metadata
+                    .github_app
+                    .as_ref()
+                    .ok_or_else(|| failure("it names no installation of a GitHub App".to_owned()))?;
+                files.github_app = Some(GithubAppFile {
+                    app_id: app.app_id,
+                    installation_id: app.installation_id,
+                    private_key: mounted(GIT_APP_KEY, "private key of a GitHub App")?,
+                    api_base_url: app.api_base_url.clone(),
+                });
             }
             AuthType::None => {}
         }

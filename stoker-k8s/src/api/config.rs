@@ -153,6 +153,24 @@ pub struct ConfigAuth {
     /// An access token.
     #[serde(default)]
     pub token: Option<ConfigToken>,
+    /// An installation of a GitHub App.
+    #[serde(default)]
+    pub github_app: Option<ConfigGithubApp>,
+}
+
+/// An installation of a GitHub App, with the app's key in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigGithubApp {
+    /// Number of the app.
+    pub app_id: u64,
+    /// Number of its installation.
+    pub installation_id: u64,
+    /// The app's private key, in PEM.
+    pub private_key_file: PathBuf,
+    /// The API of a GitHub Enterprise Server, `https://HOST/api/v3`.
+    #[serde(default, rename = "apiBaseURL")]
+    pub api_base_url: Option<String>,
 }
 
 /// An SSH private key in a file.
@@ -262,7 +280,7 @@ cacheDir: /var/cache/stoker
             ("labels: {site: plant-a}", "labels: {site: plant-a", "gateway.yaml: "),
             ("https://git", "http://git", "git.allowInsecure"),
             ("ref: main", "ref: -x", "git.ref"),
-            ("token: {file: /etc/stoker/token}", "", "exactly one of sshKey and token"),
+            ("token: {file: /etc/stoker/token}", "", "exactly one of sshKey, token and githubApp"),
             ("[{source: gateways/line-1/projects, destination: projects}]", "[]", "at least one"),
             ("gatewayName: line-1", "gatewayName: ''", "gatewayName"),
             ("[{source: gateways/line-1/projects, destination: projects}]", "7", "line 11"),

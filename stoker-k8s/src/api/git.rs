@@ -30,6 +30,15 @@ pub struct SecretKeyRef {
         "auth.token works for https:// repositories only: write an https:// URL, or use auth.sshKey",
     ),
     transform = cel(
+        "!has(self.auth) || !has(self.auth.githubApp) || self.repo.matches('^https?://')",
+        "auth.githubApp works for https:// repositories only: write an https:// URL, or use auth.sshKey",
+    ),
+    transform = cel(
+        "!has(self.auth) || !has(self.auth.githubApp) || !has(self.auth.githubApp.apiBaseURL) || \
+         self.auth.githubApp.apiBaseURL.startsWith('https://') || (has(self.allowInsecure) && self.allowInsecure)",
+        "auth.githubApp.apiBaseURL: the key of an app is worth more than http:// can keep: write https://, or set git.allowInsecure: true",
+    ),
+    transform = cel(
         "!has(self.auth) || !has(self.auth.sshKey) || !self.repo.matches('^(https?|file)://')",
         "auth.sshKey works for ssh repositories only: write ssh://git@host/path or git@host:path, or use auth.token",
     ),
@@ -70,7 +79,7 @@ pub struct GitSpec {
         "not a ref name that git allows: write the name of a branch or tag, refs/... or a commit id",
     ))]
     pub r#ref: String,
-    /// How to authenticate: exactly one of sshKey and token. Absent for a public repository.
+    /// How to authenticate: exactly one of sshKey, token and githubApp. Absent for a public repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<GitAuth>,
     /// Extra certificate authorities (PEM) for https.
@@ -145,8 +154,8 @@ impl From<VerifyMode> for stoker_git::VerifyMode {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = cel(
-    "has(self.sshKey) != has(self.token)",
-    "write exactly one of auth.sshKey and auth.token, or leave auth out for a public repository",
+    "[has(self.sshKey), has(self.token), has(self.githubApp)].filter(given, given).size() == 1",
+    "write exactly one of auth.sshKey, auth.token and auth.githubApp, or leave auth out for a public repository",
 ))]
 pub struct GitAuth {
     /// An SSH private key.
@@ -155,6 +164,31 @@ pub struct GitAuth {
     /// An access token (or password) over https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenAuth>,
+    /// An installation of a GitHub App, over https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub github_app: Option<GithubAppAuth>,
+}
+
+/// An installation of a GitHub App.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GithubAppAuth {
+    /// Number of the app, from its settings.
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_u64))]
+    pub app_id: u64,
+    /// Number of its installation, from the URL of the installation's settings.
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_u64))]
+    pub installation_id: u64,
+    /// The app's private key, in PEM.
+    pub private_key_secret_ref: SecretKeyRef,
+    /// The API of a GitHub Enterprise Server, https://HOST/api/v3. Absent for github.com.
+    #[serde(default, rename = "apiBaseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(transform = cel(
+        "self.matches('^https?://[^\\\\s@?#]+$')",
+        "write the API as https://HOST/api/v3, or leave apiBaseURL out for github.com",
+    ))]
+    pub api_base_url: Option<String>,
 }
 
 /// An SSH private key and the hosts it may be offered to.

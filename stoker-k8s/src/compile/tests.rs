@@ -291,6 +291,7 @@ fn metadata(base: CompiledProfile) -> Metadata {
         git_url: "https://git.example.com/plant.git".into(),
         auth_type: AuthType::None,
         git_username: None,
+        github_app: None,
         allow_insecure: false,
         verify: None,
         trust: Trust::default(),

@@ -16,7 +16,7 @@ use crate::annotations::{COMPONENT_ACCESS, COMPONENT_METADATA, COMPONENT_STATUS,
 use crate::api::{GitSpec, Stoker};
 use crate::compile::CompiledProfile;
 use crate::names;
-use crate::protocol::{AuthType, Metadata, Rollout, StartupPolicy, Trust};
+use crate::protocol::{AppInstallation, AuthType, Metadata, Rollout, StartupPolicy, Trust};
 
 /// The objects that should be there.
 #[derive(Debug, Clone)]
@@ -112,6 +112,7 @@ fn metadata(world: &World, validated: &Validated) -> Result<Option<Metadata>, Bu
         git_url: origin.git_url,
         auth_type: origin.auth_type,
         git_username: origin.git_username,
+        github_app: origin.github_app,
         allow_insecure: origin.allow_insecure,
         // Of the spec as it is now, whatever commit it is for: what is asked for at once holds at once.
         verify: spec.git.verify.as_ref().map(|verify| verify.mode),
@@ -153,6 +154,7 @@ struct Origin {
     git_url: String,
     auth_type: AuthType,
     git_username: Option<String>,
+    github_app: Option<AppInstallation>,
     allow_insecure: bool,
     trust: Trust,
     git_ref: String,
@@ -178,6 +180,7 @@ fn origin(world: &World, previous: Option<&Metadata>) -> Origin {
             git_url: previous.git_url.clone(),
             auth_type: previous.auth_type,
             git_username: previous.git_username.clone(),
+            github_app: previous.github_app.clone(),
             allow_insecure: previous.allow_insecure,
             trust: previous.trust.clone(),
             git_ref: previous.git_ref.clone(),
@@ -193,12 +196,18 @@ fn of_spec(git: &GitSpec, git_ref: &str) -> Origin {
     let auth_type = match &git.auth {
         Some(auth) if auth.ssh_key.is_some() => AuthType::Ssh,
         Some(auth) if auth.token.is_some() => AuthType::Token,
+        Some(auth) if auth.github_app.is_some() => AuthType::GithubApp,
         _ => AuthType::None,
     };
     Origin {
         git_url: git.repo.clone(),
         auth_type,
         git_username: token.map(|token| token.username.clone()),
+        github_app: git.auth.as_ref().and_then(|auth| auth.github_app.as_ref()).map(|app| AppInstallation {
+            app_id: app.app_id,
+            installation_id: app.installation_id,
+            api_base_url: app.api_base_url.clone(),
+        }),
         allow_insecure: git.allow_insecure,
         trust: Trust::default(),
         git_ref: git_ref.to_owned(),

@@ -434,6 +434,17 @@ fn identity(url: &RemoteUrl, access: &Access) -> [u8; 32] {
             add(private_key.expose());
             add(passphrase.as_ref().map_or("", |p| p.expose()));
         }
+        Credentials::GithubApp(app) => {
+            add("githubApp");
+            add(&app.api_base_url);
+            add(&app.app_id.to_string());
+            add(&app.installation_id.to_string());
+            add(app.private_key.expose());
+        }
+        Credentials::Bearer { secret } => {
+            add("bearer");
+            add(secret.expose());
+        }
         _ => add("none"),
     }
     add(access.known_hosts.as_deref().unwrap_or_default());

@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::api::Api;
 use kube::{Client, Error};
 use stoker_core::{Category, Fault, Retry};
-use stoker_git::{Access, Credentials, Secret};
+use stoker_git::github_app::DEFAULT_API_BASE_URL;
+use stoker_git::{Access, Credentials, GithubApp, Secret};
 
 use crate::api::{GitSpec, SecretKeyRef};
 use crate::conditions::reason;
@@ -115,6 +116,14 @@ pub(super) async fn access(client: &Client, namespace: &str, git: &GitSpec) -> R
             username: token.username.clone(),
             secret: Secret::new(secret.expose().trim()),
         };
+    }
+    if let Some(app) = git.auth.as_ref().and_then(|auth| auth.github_app.as_ref()) {
+        access.credentials = Credentials::GithubApp(GithubApp {
+            app_id: app.app_id,
+            installation_id: app.installation_id,
+            private_key: read(client, namespace, &app.private_key_secret_ref).await?,
+            api_base_url: app.api_base_url.clone().unwrap_or_else(|| DEFAULT_API_BASE_URL.to_owned()),
+        });
     }
     if let Some(ssh) = git.auth.as_ref().and_then(|auth| auth.ssh_key.as_ref()) {
         let key = read(client, namespace, &ssh.secret_ref).await?;

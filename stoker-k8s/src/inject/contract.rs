@@ -71,6 +71,8 @@ pub const PODINFO_LABELS: &str = "/etc/stoker/podinfo/labels";
 pub const GIT_DIR: &str = "/etc/stoker/git";
 /// Access token (`spec.git.auth.token`).
 pub const GIT_TOKEN: &str = "/etc/stoker/git/token";
+/// Private key of the GitHub App (`spec.git.auth.githubApp`).
+pub const GIT_APP_KEY: &str = "/etc/stoker/git/github-app-key.pem";
 /// SSH private key (`spec.git.auth.sshKey`).
 pub const GIT_SSH_KEY: &str = "/etc/stoker/git/ssh-privatekey";
 /// Passphrase of the SSH private key (`spec.git.auth.sshKey.passphraseSecretRef`).

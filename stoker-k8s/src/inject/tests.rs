@@ -263,6 +263,18 @@ fn the_agent_has_its_own_token_and_nobody_else_sees_its_secrets() {
 }
 
 #[test]
+fn the_key_of_an_app_comes_as_a_file() {
+    let spec = json!({ "git": { "auth": { "githubApp": {
+        "appId": 12, "installationId": 34, "privateKeySecretRef": { "name": "app", "key": "pem" } } } } });
+    let after = injected(&official_pod(), &[stoker_with("a", spec)]);
+    let git = volume(&after, agent(&after), contract::GIT_DIR);
+    let secret = &git["projected"]["sources"][0]["secret"];
+    assert_eq!(secret["name"], "app");
+    assert_eq!(secret["items"], json!([{ "key": "pem", "path": "github-app-key.pem" }]));
+    assert_eq!(format!("{}/github-app-key.pem", contract::GIT_DIR), contract::GIT_APP_KEY);
+}
+
+#[test]
 fn the_keys_that_commits_must_be_signed_by_come_as_a_whole() {
     let spec = json!({ "git": { "verify": { "mode": "HEAD", "secretRef": { "name": "signers" } } } });
     let after = injected(&official_pod(), &[stoker_with("a", spec)]);

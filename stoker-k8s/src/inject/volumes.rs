@@ -87,6 +87,9 @@ fn git_sources(stoker: &StokerView) -> Vec<Value> {
             sources.push(from(&ssh.secret_ref, contract::GIT_SSH_KEY));
             sources.extend(ssh.passphrase_secret_ref.iter().map(|r| from(r, contract::GIT_PASSPHRASE)));
         }
+        sources.extend(
+            auth.github_app.iter().map(|app| from(&app.private_key_secret_ref, contract::GIT_APP_KEY)),
+        );
         sources.extend(auth.token.iter().map(|token| from(&token.secret_ref, contract::GIT_TOKEN)));
     }
     sources

@@ -28,6 +28,8 @@ pub struct Metadata {
     pub auth_type: AuthType,
     /// User name that goes with a token.
     pub git_username: Option<String>,
+    /// The installation of a GitHub App.
+    pub github_app: Option<AppInstallation>,
     /// `http://` and credentials in the URL are allowed.
     pub allow_insecure: bool,
     /// What of a commit has to be signed before it is taken; the keys are mounted.
@@ -80,10 +82,25 @@ pub enum AuthType {
     Ssh,
     /// A token over https.
     Token,
+    /// An installation of a GitHub App.
+    GithubApp,
+}
+
+/// Which installation of which app; the key is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppInstallation {
+    /// The number of the app.
+    pub app_id: u64,
+    /// The number of its installation.
+    pub installation_id: u64,
+    /// The API, when it is not that of github.com.
+    #[serde(default, rename = "apiBaseURL", skip_serializing_if = "Option::is_none")]
+    pub api_base_url: Option<String>,
 }
 
 impl AuthType {
-    const ALL: [Self; 3] = [Self::None, Self::Ssh, Self::Token];
+    const ALL: [Self; 4] = [Self::None, Self::Ssh, Self::Token, Self::GithubApp];
 
     /// As the ConfigMap has it.
     #[must_use]
@@ -92,6 +109,7 @@ impl AuthType {
             Self::None => "none",
             Self::Ssh => "ssh",
             Self::Token => "token",
+            Self::GithubApp => "githubApp",
         }
     }
 }
@@ -144,6 +162,9 @@ impl Metadata {
         put("gitURL", self.git_url.clone());
         put("authType", self.auth_type.as_str().to_owned());
         put("gitUsername", self.git_username.clone().unwrap_or_default());
+        if let Some(app) = &self.github_app {
+            put("githubApp", json(app));
+        }
         put("allowInsecure", self.allow_insecure.to_string());
         if let Some(verify) = &self.verify {
             put("verify", verify.as_str().to_owned());
@@ -185,6 +206,7 @@ impl Metadata {
                 .find(|a| a.as_str() == auth)
                 .ok_or_else(|| ProtocolError::Value { key: "authType", value: cap(auth.to_owned(), 80) })?,
             git_username: data.get("gitUsername").and_then(|text| some(text)),
+            github_app: data.get("githubApp").map(|text| from_json("githubApp", text)).transpose()?,
             trust: Trust {
                 known_hosts: data.get("knownHosts").and_then(|text| some(text)),
                 ca_pem: data.get("gitCA").and_then(|text| some(text)),
@@ -246,6 +268,7 @@ mod tests {
             git_url: "git@github.com:myorg/my-ignition-app.git".into(),
             auth_type: AuthType::Ssh,
             git_username: None,
+            github_app: Some(AppInstallation { app_id: 12, installation_id: 34, api_base_url: None }),
             allow_insecure: false,
             verify: Some(VerifyMode::TagAndHead),
             trust: Trust { known_hosts: Some("git.example.com ssh-ed25519 AAAA".into()), ca_pem: None },

@@ -67,6 +67,12 @@ fn ssh() -> Value {
     json!({"sshKey": {"secretRef": {"name": "git", "key": "ssh-privatekey"}}})
 }
 
+fn app() -> Value {
+    json!({"githubApp": {
+        "appId": 12, "installationId": 34, "privateKeySecretRef": {"name": "git", "key": "private-key.pem"},
+    }})
+}
+
 fn stokers() -> Vec<Case> {
     let secret = || json!({"name": "s", "key": "k"});
     let long = |n: usize| "x".repeat(n);
@@ -116,17 +122,51 @@ fn stokers() -> Vec<Case> {
             ]),
             "",
         ),
-        (stoker(&[("git/auth", json!({}))]), "exactly one of auth.sshKey and auth.token"),
+        (stoker(&[("git/auth", json!({}))]), "exactly one of auth.sshKey, auth.token and auth.githubApp"),
         (
             stoker(&[("git/auth", json!({"token": token()["token"], "sshKey": ssh()["sshKey"]}))]),
-            "exactly one of auth.sshKey and auth.token",
+            "exactly one of auth.sshKey, auth.token and auth.githubApp",
         ),
         (stoker(&[("git/auth", ssh())]), "auth.sshKey works for ssh repositories only"),
         (
             stoker(&[("git/auth", token()), ("git/repo", json!("git@github.com:a/b.git"))]),
             "auth.token works for https:// repositories only",
         ),
-        (stoker(&[("git/auth", json!({"githubApp": {"appId": 1}}))]), "unknown field"),
+        (stoker(&[("git/auth", app())]), ""),
+        (
+            stoker(&[
+                ("git/auth", app()),
+                ("git/auth/githubApp/apiBaseURL", json!("https://ghe.example.com/api/v3")),
+            ]),
+            "",
+        ),
+        (
+            stoker(&[
+                ("git/auth", app()),
+                ("git/auth/githubApp/apiBaseURL", json!("http://ghe.example.com/api/v3")),
+            ]),
+            "write https://, or set git.allowInsecure: true",
+        ),
+        (
+            stoker(&[
+                ("git/auth", app()),
+                ("git/auth/githubApp/apiBaseURL", json!("https://u:p@ghe.example.com")),
+            ]),
+            "write the API as https://HOST/api/v3",
+        ),
+        (
+            stoker(&[("git/auth", app()), ("git/repo", json!("git@github.com:a/b.git"))]),
+            "auth.githubApp works for https:// repositories only",
+        ),
+        (
+            stoker(&[("git/auth", json!({"token": token()["token"], "githubApp": app()["githubApp"]}))]),
+            "exactly one of auth.sshKey, auth.token and auth.githubApp",
+        ),
+        (
+            stoker(&[("git/auth", app()), ("git/auth/githubApp/appId", json!(0))]),
+            "greater than or equal to 1",
+        ),
+        (stoker(&[("git/auth", json!({"githubApp": {"appId": 1}}))]), "installationId"),
         // Whose commits.
         (stoker(&[("git/verify", json!({"mode": "HEAD", "secretRef": {"name": "keys"}}))]), ""),
         (stoker(&[("git/verify", json!({"mode": "TagAndHEAD", "secretRef": {"name": "keys"}}))]), ""),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -12,7 +12,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, RoleBinding};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
-use stoker_git::{Access, AdvertisedRef, Advertisement, GitError, ObjectFormat, RemoteUrl};
+use stoker_git::{Access, AdvertisedRef, Advertisement, Credentials, GitError, ObjectFormat, RemoteUrl};
 use stoker_k8s::api::{GatewayEntry, Stoker, SyncProfile, SyncStatus};
 use stoker_k8s::conditions;
 use stoker_k8s::controller::{self, Patience, Remote, Remotes, Scope, Settings};
@@ -29,16 +29,19 @@ const ACCOUNT: &str = "stoker-controller";
 /// Asks with the git of this machine, and counts.
 pub(crate) struct Git {
     pub(crate) requests: AtomicUsize,
+    /// What it was given last to get in with.
+    pub(crate) offered: Mutex<Option<Credentials>>,
 }
 
 impl Remote for Git {
     fn advertise<'a>(
         &'a self,
         url: &'a RemoteUrl,
-        _: &'a Access,
+        access: &'a Access,
     ) -> BoxFuture<'a, Result<Advertisement, GitError>> {
         Box::pin(async move {
             self.requests.fetch_add(1, Ordering::SeqCst);
+            *self.offered.lock().unwrap() = Some(access.credentials.clone());
             let output = tokio::process::Command::new("git")
                 .args(["ls-remote", "--refs", url.path()])
                 .output()
@@ -162,7 +165,7 @@ impl Bed {
         let namespace = cluster.server.namespace().await.unwrap();
         let client = cluster.client();
         grant(&client, &namespace).await;
-        let git = Arc::new(Git { requests: AtomicUsize::new(0) });
+        let git = Arc::new(Git { requests: AtomicUsize::new(0), offered: Mutex::default() });
         Self { cluster, namespace, repository: Repository::new(), git, client, running: Vec::new() }
     }
 

@@ -10,9 +10,10 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Request;
 use kube::{Client, ResourceExt};
 use serde_json::json;
-use stoker_k8s::api::SyncStatus;
+use stoker_git::Credentials;
+use stoker_k8s::api::{SyncStatus, VerifyMode};
 use stoker_k8s::conditions;
-use stoker_k8s::protocol::AgentStatus;
+use stoker_k8s::protocol::{AgentStatus, AuthType};
 use stoker_testkit::wait;
 
 use crate::bed::{Bed, LIMIT, data, entry, impatient, synced};
@@ -192,6 +193,35 @@ async fn a_missing_secret_is_named_in_a_condition() {
         .await;
     let text = serde_json::to_string(&stoker).unwrap();
     assert!(!text.contains("hunter2"), "a secret in the status");
+}
+
+#[tokio::test]
+async fn an_app_is_taken_along_and_agents_are_told_which_one_but_not_its_key() {
+    let Some(bed) = Bed::new().await else { return };
+    let secrets: Api<Secret> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    let secret = json!({"metadata": {"name": "app"}, "stringData": {"pem": "-----BEGIN-----\nhunter2\n"}});
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+    let repo = bed.repository.url().replace("file://", "https://git.example.com");
+    let app = json!({
+        "appId": 12, "installationId": 34, "privateKeySecretRef": {"name": "app", "key": "pem"},
+        "apiBaseURL": "https://ghe.example.com/api/v3",
+    });
+    let verify = json!({"mode": "TagAndHEAD", "secretRef": {"name": "signers"}});
+    bed.apply_stoker("plant", json!({"git": {"repo": repo, "auth": {"githubApp": app}, "verify": verify}}))
+        .await;
+
+    let told = bed.told("plant", "a commit", |m| m.commit.is_some()).await;
+    assert_eq!(told.auth_type, AuthType::GithubApp);
+    let named = told.github_app.clone().unwrap();
+    assert_eq!((named.app_id, named.installation_id), (12, 34));
+    assert_eq!(named.api_base_url.as_deref(), Some("https://ghe.example.com/api/v3"));
+    assert_eq!(told.verify, Some(VerifyMode::TagAndHead));
+    assert!(!format!("{:?}", told.to_data()).contains("hunter2"));
+    let offered = bed.git.offered.lock().unwrap().clone().unwrap();
+    let Credentials::GithubApp(offered) = offered else { panic!("{offered:?}") };
+    assert_eq!((offered.app_id, offered.installation_id), (12, 34));
+    assert_eq!(offered.api_base_url, "https://ghe.example.com/api/v3");
+    assert_eq!(offered.private_key.expose(), "-----BEGIN-----\nhunter2\n");
 }
 
 #[tokio::test]

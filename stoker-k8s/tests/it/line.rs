@@ -272,6 +272,7 @@ pub(crate) fn metadata(commit: &str) -> Metadata {
         git_url: "https://git.example.com/plant.git".into(),
         auth_type: AuthType::None,
         git_username: None,
+        github_app: None,
         allow_insecure: false,
         verify: None,
         trust: Trust::default(),

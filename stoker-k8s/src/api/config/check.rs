@@ -89,21 +89,33 @@ fn authentication(git: &ConfigGit, protocol: Protocol) -> Result<(), Wrong> {
         }
     }
     let Some(auth) = &git.auth else { return Ok(()) };
-    let (files, wrong): (Vec<Option<&PathBuf>>, _) = match (&auth.ssh_key, &auth.token) {
-        (Some(key), None) => (
+    let (files, wrong): (Vec<Option<&PathBuf>>, _) = match (&auth.ssh_key, &auth.token, &auth.github_app) {
+        (Some(key), None, None) => (
             vec![Some(&key.file), key.known_hosts_file.as_ref(), key.passphrase_file.as_ref()],
             (protocol != Protocol::Ssh).then_some(
                 "sshKey works for ssh repositories only: write ssh://git@host/path or git@host:path, or use token",
             ),
         ),
-        (None, Some(token)) => (
+        (None, None, Some(app)) => (
+            vec![Some(&app.private_key_file)],
+            match app.api_base_url.as_deref() {
+                _ if !https => Some(
+                    "githubApp works for https:// repositories only: write an https:// URL, or use sshKey",
+                ),
+                Some(url) if !url.starts_with("https://") && !git.allow_insecure => Some(
+                    "githubApp.apiBaseURL: write https://HOST/api/v3, or leave it out for github.com",
+                ),
+                _ => None,
+            },
+        ),
+        (None, Some(token), None) => (
             vec![Some(&token.file)],
             (!https).then_some(
                 "token works for https:// repositories only: write an https:// URL, or use sshKey",
             ),
         ),
         _ => {
-            let problem = "write exactly one of sshKey and token, or leave auth out";
+            let problem = "write exactly one of sshKey, token and githubApp, or leave auth out";
             return Err(("git.auth", problem.to_owned()));
         }
     };
@@ -192,6 +204,7 @@ mod tests {
         let repo =
             |url: &str, auth: Value| json!({"repo": url, "ref": "main", "auth": auth, "allowInsecure": true});
         let (token, key) = (json!({"token": {"file": "/t"}}), json!({"sshKey": {"file": "/k"}}));
+        let app = json!({"githubApp": {"appId": 1, "installationId": 2, "privateKeyFile": "/k"}});
         let long = "x".repeat(256);
         for (pointer, value, words) in [
             (
@@ -226,6 +239,18 @@ mod tests {
                 "/git",
                 repo("ssh://h/x", token.clone()),
                 "git.auth: token works for https:// repositories only",
+            ),
+            (
+                "/git",
+                repo("ssh://h/x", app.clone()),
+                "git.auth: githubApp works for https:// repositories only",
+            ),
+            (
+                "/git",
+                json!({"repo": "https://h/x", "ref": "main", "auth": {"githubApp": {
+                    "appId": 1, "installationId": 2, "privateKeyFile": "/k", "apiBaseURL": "http://h/api/v3",
+                }}}),
+                "git.auth: githubApp.apiBaseURL: write https://",
             ),
             ("/git", repo("file:///x", token), "git.auth: token works"),
             ("/git", repo("file:///x", key), "git.auth: sshKey works"),

@@ -117,3 +117,27 @@ async fn a_server_that_asks_for_patience_is_not_asked_again() {
     }
     assert_eq!(slow.requests.load(Ordering::SeqCst), 1);
 }
+
+/// C10: who names the same GitHub App without its key gets no answer that the key was needed for.
+#[tokio::test]
+async fn an_app_with_another_key_is_somebody_else() {
+    let (remotes, slow) = remotes(Ok(()));
+    let url = RemoteUrl::parse("https://github.com/plant/a.git").unwrap();
+    let with = |installation_id: u64, key: &str| Access {
+        credentials: Credentials::GithubApp(stoker_git::GithubApp {
+            app_id: 12,
+            installation_id,
+            private_key: key.into(),
+            api_base_url: "https://api.github.com".into(),
+        }),
+        ..Access::default()
+    };
+    let now = Instant::now();
+    let bearer = Access { credentials: Credentials::Bearer { secret: "a".into() }, ..Access::default() };
+    for access in [with(34, "a"), with(34, "b"), with(35, "a"), bearer, Access::default()] {
+        for _ in 0..2 {
+            remotes.advertise(&url, &access, now).await.unwrap();
+        }
+    }
+    assert_eq!(slow.requests.load(Ordering::SeqCst), 5);
+}
