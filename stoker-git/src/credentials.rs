@@ -33,7 +33,8 @@ pub enum Credentials {
     GithubApp(GithubApp),
     /// An ssh key.
     SshKey {
-        /// The private key, in OpenSSH or PEM form.
+        /// The private key, in OpenSSH or PEM form; or several, one after another, which are tried in this order, each
+        /// once.
         private_key: Secret,
         /// What decrypts the private key.
         passphrase: Option<Secret>,

@@ -112,29 +112,61 @@ fn authenticate(to: &Destination<'_>, session: &Session) -> Result<(), GitError>
         return Err(GitError::AuthenticationFailed { url: url(), detail });
     }
     let passphrase = passphrase.as_ref().map(|p| p.expose());
-    let error = match session.userauth_pubkey_memory(user, None, private_key.expose(), passphrase) {
-        Ok(()) if session.authenticated() => return Ok(()),
-        Ok(()) => {
-            let detail = "the server wants more than a key".to_owned();
-            return Err(GitError::AuthenticationFailed { url: url(), detail });
+    let keys = keys(private_key.expose());
+    let mut unreadable = None;
+    for (number, key) in keys.iter().enumerate() {
+        let error = match session.userauth_pubkey_memory(user, None, key, passphrase) {
+            Ok(()) if session.authenticated() => return Ok(()),
+            Ok(()) => {
+                let detail = "the server wants more than a key".to_owned();
+                return Err(GitError::AuthenticationFailed { url: url(), detail });
+            }
+            Err(error) => error,
+        };
+        match error.code() {
+            ssh2::ErrorCode::Session(AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED) => {}
+            ssh2::ErrorCode::Session(FILE) => unreadable = unreadable.or(Some(number + 1)),
+            // The server has hung up: it takes only so many attempts.
+            _ => return Err(failed(to, "authentication failed", &error)),
         }
-        Err(error) => error,
-    };
-    match error.code() {
-        ssh2::ErrorCode::Session(AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED) => {
-            let detail = format!("the server does not know this key for the user {user:?}");
-            Err(GitError::AuthenticationFailed { url: url(), detail })
-        }
-        ssh2::ErrorCode::Session(FILE) => {
-            let hint = if passphrase.is_some() {
-                "the ssh key cannot be read: wrong passphrase, or not a private key in OpenSSH or PEM form"
-            } else {
-                "the ssh key cannot be read: it is encrypted and no passphrase is given, or it is not a private key in OpenSSH or PEM form"
-            };
-            Err(GitError::CredentialInvalid { detail: hint.to_owned() })
-        }
-        _ => Err(failed(to, "authentication failed", &error)),
     }
+    let all = keys.len();
+    if let Some(number) = unreadable {
+        let which = if all == 1 { "the ssh key".to_owned() } else { format!("ssh key {number} of {all}") };
+        let why = if passphrase.is_some() {
+            "wrong passphrase"
+        } else {
+            "it is encrypted and no passphrase is given"
+        };
+        let detail =
+            format!("{which} cannot be read: {why}, or it is not a private key in OpenSSH or PEM form");
+        return Err(GitError::CredentialInvalid { detail });
+    }
+    let which = if all == 1 {
+        "does not know this key".to_owned()
+    } else {
+        format!("knows none of these {all} keys")
+    };
+    Err(GitError::AuthenticationFailed {
+        url: url(),
+        detail: format!("the server {which} for the user {user:?}"),
+    })
+}
+
+/// The keys of a text that has one after another, such as the old and the new one while keys are changed. Each is tried
+/// once, in their order.
+fn keys(text: &str) -> Vec<&str> {
+    const BEGIN: &str = "-----BEGIN ";
+    let starts: Vec<usize> = text
+        .match_indices(BEGIN)
+        .map(|(at, _)| at)
+        .filter(|at| text[*at..].lines().next().is_some_and(|l| l.trim_end().ends_with("PRIVATE KEY-----")))
+        .collect();
+    if starts.len() < 2 {
+        return vec![text];
+    }
+    let ends = starts[1..].iter().copied().chain([text.len()]);
+    starts.iter().zip(ends).map(|(start, end)| &text[*start..end]).collect()
 }
 
 fn failed(to: &Destination<'_>, what: &str, error: &ssh2::Error) -> GitError {
@@ -188,6 +220,17 @@ impl Read for Stalling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_taken_apart_where_there_are_several() {
+        let key = |name: &str| {
+            format!("-----BEGIN {name} PRIVATE KEY-----\nabc\n-----END {name} PRIVATE KEY-----\n")
+        };
+        let (a, b) = (key("OPENSSH"), key("RSA"));
+        assert_eq!(keys(&format!("{a}{b}")), [&*a, &*b]);
+        assert_eq!(keys(&a), [&*a]);
+        assert_eq!(keys("garbage"), ["garbage"]);
+    }
 
     #[test]
     fn a_path_is_one_word_for_any_shell() {

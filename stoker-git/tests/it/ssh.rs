@@ -267,3 +267,63 @@ async fn a_server_that_passes_the_version_on_gives_any_commit() {
     let fetched = client().fetch(&remote, &plant.cache("a"), &Wanted::commit(first)).await.unwrap();
     assert!(!fetched.report.whole_history);
 }
+
+#[tokio::test]
+async fn of_several_keys_each_is_tried_once_in_order() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &["MaxAuthTries 4"]);
+    let known = sshd.known_hosts();
+    let stranger = |name: &str| {
+        let file = plant.dir.path().join(name);
+        keygen(&file, "ed25519", "", &[]);
+        std::fs::read_to_string(file).unwrap()
+    };
+    let (one, two) = (stranger("one"), stranger("two"));
+    let right = sshd.client_key("client", "ecdsa", "", &[]);
+    let right = right.expose();
+    let resolve = async |keys: String| {
+        let remote = sshd.remote(&plant.bare(), Some((&keys.into(), None)), &known);
+        client().resolve(&remote, &main_branch()).await.map(|_| ())
+    };
+    resolve(format!("{one}{right}")).await.unwrap();
+    resolve(format!("{right}{one}")).await.unwrap();
+    resolve(format!("{one}{two}{right}")).await.unwrap();
+    let garbage = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+    resolve(format!("{garbage}{right}")).await.unwrap();
+
+    let error = resolve(format!("{one}{two}")).await.unwrap_err();
+    assert_eq!(error.category().as_str(), "AuthenticationFailed", "{error}");
+    assert!(error.to_string().contains("knows none of these 2 keys"), "{error}");
+    let error = resolve(format!("{one}{garbage}")).await.unwrap_err();
+    assert_eq!(error.category().as_str(), "CredentialInvalid", "{error}");
+    assert!(error.to_string().contains("ssh key 2 of 2 cannot be read"), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_rotated_on_disk_is_taken_up_without_a_failure() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let (file, old) = (plant.dir.path().join("mounted"), plant.dir.path().join("old"));
+    keygen(&old, "ed25519", "", &[]);
+    std::fs::copy(&old, &file).unwrap();
+    let new = sshd.client_key("client", "ed25519", "", &[]);
+    /// The Secret is swapped between our reading it and the server's judging it.
+    struct Swapping(stoker_git::CredentialFiles, PathBuf, Secret);
+    impl stoker_git::CredentialProvider for Swapping {
+        fn load(&self) -> Result<Access, GitError> {
+            let access = self.0.load();
+            std::fs::write(&self.1, self.2.expose()).unwrap();
+            access
+        }
+    }
+    let hosts = plant.dir.path().join("known_hosts");
+    std::fs::write(&hosts, sshd.known_hosts()).unwrap();
+    let files = stoker_git::CredentialFiles {
+        ssh_key: Some(file.clone()),
+        known_hosts: Some(hosts),
+        ..Default::default()
+    };
+    let provider = std::sync::Arc::new(Swapping(files, file, new));
+    let remote = Remote::with_provider(url_of(&sshd.url(&plant.bare())), provider);
+    client().resolve(&remote, &main_branch()).await.unwrap();
+}
