@@ -195,6 +195,10 @@ impl HttpConnection {
                 GitError::PushDenied { url, detail: "status 403".to_owned() }
             }
             403 => GitError::AccessDenied { url, detail: "status 403".to_owned() },
+            407 => {
+                let detail = "the proxy wants a login: status 407; write it into the variable that names the proxy, as user:password@";
+                GitError::Unreachable { host: self.address.clone(), detail: detail.to_owned() }
+            }
             404 | 410 => GitError::RepositoryNotFound { url },
             429 => GitError::RateLimited { url, retry_after },
             500..=599 => GitError::ServerError { url, status: status.as_u16(), retry_after },

@@ -10,6 +10,7 @@ mod faults;
 mod github_app;
 mod http;
 mod local;
+mod proxy;
 mod push;
 mod signatures;
 mod ssh;
