@@ -17,6 +17,15 @@ pub(crate) enum Bench {
     Idle(Idle),
     /// Time, memory and system calls of the engine on large trees, in turn with git checkout and rsync
     Engine(Engine),
+    /// Instructions of the engine under valgrind, against the counts kept in `benches/instructions.json`
+    Instructions(Instructions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Instructions {
+    /// Keep what is counted, in place of comparing: after a change that is worth its instructions
+    #[arg(long)]
+    save: bool,
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +71,7 @@ impl Bench {
         let report = match self {
             Self::Idle(idle) => idle.run()?,
             Self::Engine(engine) => engine.run()?,
+            Self::Instructions(instructions) => instructions.run()?,
         };
         report.print()?;
         let broken = report.broken();
@@ -93,6 +103,20 @@ impl Idle {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(idle::run(&options))
+    }
+}
+
+impl Instructions {
+    fn run(self) -> Result<Report> {
+        let programs = build("release", &["stoker-benches"])?;
+        let folder = target_folder().join("bench");
+        std::fs::create_dir_all(&folder)?;
+        engine::instructions::run(&engine::instructions::Options {
+            program: programs.join("stoker-engine-subject"),
+            folder,
+            kept: workspace().join("benches/instructions.json"),
+            save: self.save,
+        })
     }
 }
 
