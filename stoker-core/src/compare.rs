@@ -14,12 +14,12 @@ use crate::source::{Entry, Source};
 use crate::spec::{Policy, Prune, SyncSpec};
 use crate::state::{Digest, Head, Manifest, ManifestEntry, StateDir};
 use crate::transform::{Transform, produce};
+use crate::way::Way;
 
 mod guard;
 mod mirror;
 mod needed;
 mod table;
-mod way;
 
 use guard::{digest, guard};
 use table::{Facts, Wanted, decide};
@@ -268,6 +268,18 @@ impl Comparison<'_, '_> {
             let (path, files) = (first.path.clone(), 1 + conflicts.count() as u64);
             self.plan.warnings.push(Warning::Conflicts { path, files });
         }
+        Ok(())
+    }
+
+    /// Finds what stands where files and directories are to be made, and refuses what is not ours to move.
+    fn clear_the_way(&mut self) -> Result<(), PlanError> {
+        let deletes = self.plan.actions.iter().filter(|a| a.kind == ActionKind::Delete);
+        let mut way = Way::new(self.inputs.root, deletes.map(|a| a.path.as_str()).collect());
+        let made = |a: &&Action| a.live.is_none() && a.write.is_some() && a.kind.writes();
+        for action in self.plan.actions.iter().filter(made) {
+            way.clear(action.path.as_path())?;
+        }
+        self.plan.need.inodes += way.missing();
         Ok(())
     }
 

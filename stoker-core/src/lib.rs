@@ -90,6 +90,7 @@ pub mod spec;
 mod state;
 pub mod template;
 mod transform;
+mod way;
 
 pub use apply::{Applied, ApplyError, Changes, NoObserver, Observer};
 #[cfg(feature = "archive")]

@@ -89,8 +89,8 @@ impl Transaction<'_> {
                     entry.stat = remembered(cursor.live(path.as_path())?, entry.stat);
                     files.push((path, Some(entry)));
                 }
-                Step::SetMode { path, mut entry, before } => {
-                    entry.stat = remembered(cursor.live(path.as_path())?, before.stat);
+                Step::SetMode { path, mut entry, .. } => {
+                    entry.stat = remembered(cursor.live(path.as_path())?, entry.stat);
                     files.push((path, Some(entry)));
                 }
                 Step::Record { path, entry, .. } => files.push((path, Some(entry))),

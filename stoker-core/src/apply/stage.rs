@@ -11,7 +11,7 @@ use crate::apply::{Applied, ApplyError, Cancelled, Observer, Transaction};
 use crate::journal::{Step, with_executable};
 use crate::path::RelPath;
 use crate::plan::{Action, ActionKind, Plan, Write};
-use crate::root::{StatId, live_file};
+use crate::root::live_file;
 use crate::source::Source;
 use crate::spec::SyncSpec;
 use crate::state::{ManifestEntry, own, own_like};
@@ -65,14 +65,8 @@ impl Transaction<'_> {
                         transform: plan.key(write),
                         digest: digest.or(before.as_ref().map(|b| b.digest)).unwrap_or_default(),
                         executable: write.executable,
-                        stat: StatId::default(),
-                    };
-                    let found = || ManifestEntry {
-                        executable: !entry.executable,
                         stat: live.map(|l| l.id).unwrap_or_default(),
-                        ..entry.clone()
                     };
-                    let before = before.unwrap_or_else(|| Box::new(found()));
                     Step::SetMode { path, entry: Box::new(entry), before }
                 }
                 (ActionKind::Adopt, Some(write)) => {
