@@ -2,8 +2,9 @@
 
 mod exchange;
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::advertisement::Advertisement;
@@ -19,6 +20,11 @@ use crate::refspec::RefSpec;
 use crate::resolve::{self, Resolution};
 use crate::tree::CommitSource;
 use crate::url::RemoteUrl;
+
+/// With more names than this, all are asked for.
+const MAX_PREFIXES: usize = 1000;
+/// How many repositories with many references are remembered.
+const MAX_REMEMBERED: usize = 10_000;
 
 /// A repository and what it takes to read it.
 #[derive(Clone)]
@@ -57,13 +63,15 @@ pub struct Git {
     child: ChildCommand,
     limits: Limits,
     policy: HostPolicy,
+    /// The URLs of repositories that were found to have many references. Shared by clones.
+    many: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Git {
     /// With default limits and the default host policy.
     #[must_use]
     pub fn new(child: ChildCommand) -> Self {
-        Self { child, limits: Limits::default(), policy: HostPolicy::default() }
+        Self { child, limits: Limits::default(), policy: HostPolicy::default(), many: Arc::default() }
     }
 
     /// Sets the limits.
@@ -85,9 +93,46 @@ impl Git {
     /// # Errors
     /// When the repository cannot be read, within [`Limits::resolve_deadline`].
     pub async fn advertisement(&self, remote: &Remote) -> Result<Advertisement, GitError> {
+        self.advertise(remote, Vec::new()).await
+    }
+
+    /// Asks a repository for the references that `wanted` may mean, and for all of them where that costs no more.
+    ///
+    /// One round trip to a repository with few references; two to one with more than some thousand, whose server then
+    /// sends only what was asked for (`ref-prefix` in version 2 of the protocol), if it can.
+    ///
+    /// # Errors
+    /// As [`advertisement`](Self::advertisement).
+    pub async fn advertisement_for(
+        &self,
+        remote: &Remote,
+        wanted: &[RefSpec],
+    ) -> Result<Advertisement, GitError> {
+        let mut prefixes: Vec<String> = wanted.iter().flat_map(RefSpec::candidates).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        if prefixes.len() > MAX_PREFIXES {
+            prefixes.clear();
+        }
+        self.advertise(remote, prefixes).await
+    }
+
+    async fn advertise(&self, remote: &Remote, prefixes: Vec<String>) -> Result<Advertisement, GitError> {
         let deadline = self.limits.resolve_deadline;
-        match self.run(remote, || Task::Advertise, "asking for references", deadline).await? {
-            Answer::Advertisement(advertisement) => Ok(advertisement),
+        let url = remote.url.to_string();
+        let many = self.many.lock().unwrap_or_else(PoisonError::into_inner).contains(&url);
+        let task = || Task::Advertise { prefixes: prefixes.clone(), many };
+        match self.run(remote, task, "asking for references", deadline).await? {
+            Answer::Advertisement(advertisement) => {
+                if !advertisement.is_complete() && !many {
+                    let mut all = self.many.lock().unwrap_or_else(PoisonError::into_inner);
+                    if all.len() >= MAX_REMEMBERED {
+                        all.clear();
+                    }
+                    all.insert(url);
+                }
+                Ok(advertisement)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -99,9 +144,15 @@ impl Git {
     pub async fn resolve(&self, remote: &Remote, wanted: &RefSpec) -> Result<Resolution, GitError> {
         let advertisement = match wanted {
             RefSpec::Commit(_) => Advertisement::none(),
-            _ => self.advertisement(remote).await?,
+            _ => self.advertisement_for(remote, std::slice::from_ref(wanted)).await?,
         };
-        resolve::resolve(&advertisement, wanted, &remote.url.to_string())
+        let url = remote.url.to_string();
+        let result = resolve::resolve(&advertisement, wanted, &url);
+        if resolve::is_final(&advertisement, &result) {
+            return result;
+        }
+        // A short commit id, or a mistake: names that are near it are worth a second question.
+        resolve::resolve(&self.advertisement(remote).await?, wanted, &url)
     }
 
     /// Fetches exactly one commit into `cache`, unless it is there.

@@ -30,8 +30,17 @@ pub(crate) struct Request {
 /// The two things a child can do.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
-    Advertise,
-    Fetch { commit: CommitId, hint: Option<String>, cache: PathBuf },
+    /// All references; or where they are many (or known to be), those that start with one of the prefixes, if any is
+    /// given.
+    Advertise {
+        prefixes: Vec<String>,
+        many: bool,
+    },
+    Fetch {
+        commit: CommitId,
+        hint: Option<String>,
+        cache: PathBuf,
+    },
 }
 
 /// What the child has to say.
@@ -127,8 +136,14 @@ mod tests {
         ] {
             let access = Access { credentials, known_hosts: Some("h".into()), ca_pem: Some("c".into()) };
             let (limits, policy) = (Limits::default(), HostPolicy::default());
-            let request =
-                Request::new("u".into(), &access, policy, limits, Duration::from_secs(1), Task::Advertise);
+            let request = Request::new(
+                "u".into(),
+                &access,
+                policy,
+                limits,
+                Duration::from_secs(1),
+                Task::Advertise { prefixes: vec!["HEAD".into()], many: false },
+            );
             let line = serde_json::to_string(&request).unwrap();
             assert!(!line.contains('\n'));
             let read: Request = serde_json::from_str(&line).unwrap();

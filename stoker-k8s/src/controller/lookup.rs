@@ -284,7 +284,7 @@ impl Lookups {
         let trust = Trust { known_hosts: access.known_hosts.clone(), ca_pem: access.ca_pem.clone() };
         if let RefSpec::Commit(_) = wanted {
             // It says all that there is to know; whether it exists is seen by those who fetch it.
-            let nothing = Advertisement { refs: Vec::new(), head: None, object_format: ObjectFormat::Sha1 };
+            let nothing = Advertisement::complete(Vec::new(), None, ObjectFormat::Sha1);
             return Ok((stoker_git::resolve::resolve(&nothing, &wanted, &url.to_string())?, trust));
         }
         let advertisement = {

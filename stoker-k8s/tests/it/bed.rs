@@ -53,7 +53,7 @@ impl Remote for Git {
                 .filter_map(|line| line.split_once('\t'))
                 .map(|(id, name)| AdvertisedRef { name: name.into(), id: id.parse().unwrap(), peeled: None })
                 .collect();
-            Ok(Advertisement { refs, head: None, object_format: ObjectFormat::Sha1 })
+            Ok(Advertisement::complete(refs, None, ObjectFormat::Sha1))
         })
     }
 }

@@ -80,7 +80,7 @@ impl Remote for Slow {
                 id: "2".repeat(40).parse().unwrap(),
                 peeled: None,
             };
-            Ok(Advertisement { refs: vec![main], head: None, object_format: ObjectFormat::Sha1 })
+            Ok(Advertisement::complete(vec![main], None, ObjectFormat::Sha1))
         })
     }
 }
