@@ -91,41 +91,6 @@ async fn a_flipped_bit_never_becomes_content() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up_in_time() {
-    let plant = Plant::new();
-    let http = GitHttpServer::start(plant.root()).await.unwrap();
-    let proxy = Breaking::before(http.address().port(), Fate::Stall(0));
-    let git = client().with_limits(impatient());
-    let wanted = Wanted::commit(plant.id("main"));
-    for scheme in ["http", "https", "git", "ssh"] {
-        let remote = remote(&format!("{scheme}://127.0.0.1:{}/plant.git", proxy.port));
-        let start = Instant::now();
-        let error = git.resolve(&remote, &"main".parse().unwrap()).await.unwrap_err();
-        assert!(start.elapsed() < Duration::from_secs(4), "{scheme}: {:?}", start.elapsed());
-        assert!(["Timeout", "Unreachable"].contains(&error.category().as_str()), "{scheme}: {error}");
-        assert_eq!(error.retry(), stoker_core::Retry::Backoff);
-        let error = git.fetch(&remote, &plant.cache(scheme), &wanted).await.unwrap_err();
-        assert!(["Timeout", "Unreachable"].contains(&error.category().as_str()), "{scheme}: {error}");
-    }
-}
-
-#[tokio::test]
-async fn a_trickle_is_ended_by_the_deadline() {
-    let plant = Plant::new();
-    let http = GitHttpServer::start(plant.root()).await.unwrap();
-    let (_daemon, daemon) = crate::daemon::start(&plant);
-    let git = client().with_limits(impatient());
-    for (scheme, upstream) in [("http", http.address().port()), ("git", url_of(&daemon).port().unwrap())] {
-        let proxy = Breaking::before(upstream, Fate::Drip(0, Duration::from_millis(100)));
-        let remote = remote(&format!("{scheme}://127.0.0.1:{}/plant.git", proxy.port));
-        let start = Instant::now();
-        let error = git.resolve(&remote, &"main".parse().unwrap()).await.unwrap_err();
-        assert!(matches!(error, GitError::Timeout { .. }), "{scheme}: {error}");
-        assert!(start.elapsed() < Duration::from_secs(4), "{scheme}: {:?}", start.elapsed());
-    }
-}
-
-#[tokio::test]
 async fn a_dropped_fetch_is_gone_at_once() {
     let plant = Plant::new();
     plant.commit(&[("more", &noise(30_000))], "more");

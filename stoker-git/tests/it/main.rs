@@ -6,6 +6,7 @@
 mod cache;
 mod canary;
 mod daemon;
+mod fault_matrix;
 mod faults;
 mod http;
 mod local;
