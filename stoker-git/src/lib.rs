@@ -86,6 +86,7 @@ pub mod resolve;
 pub mod secret;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod shared;
 mod text;
 mod transport;
 pub mod tree;
@@ -106,5 +107,6 @@ pub use policy::HostPolicy;
 pub use refspec::{RefError, RefName, RefSpec};
 pub use resolve::{Resolution, ResolveWarning, ResolvedKind};
 pub use secret::Secret;
+pub use shared::{AskRefs, SharedRefs};
 pub use tree::CommitSource;
 pub use url::{Protocol, RemoteUrl, UrlError, redact};

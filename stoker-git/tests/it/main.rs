@@ -13,6 +13,7 @@ mod local;
 mod matrix;
 mod references;
 mod relay;
+mod shared;
 mod ssh;
 mod support;
 mod tls;

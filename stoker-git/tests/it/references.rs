@@ -23,7 +23,7 @@ fn spec(text: &str) -> RefSpec {
 const MANY: usize = 50_000;
 
 /// A plant with very many branches, and an annotated tag.
-fn crowded() -> Plant {
+pub(crate) fn crowded() -> Plant {
     let plant = Plant::new();
     plant.git(&["tag", "-a", "v1", "-m", "one"]);
     plant.push(&["v1"]);
