@@ -15,6 +15,7 @@ mod references;
 mod relay;
 mod shared;
 mod ssh;
+mod storm;
 mod support;
 mod tls;
 mod tree;
