@@ -10,16 +10,16 @@ use stoker_git::{Access, Credentials, GitError, RefSpec, Remote, Secret, Wanted}
 use crate::support::*;
 
 /// An `sshd` of the current user on loopback.
-struct Sshd {
-    port: u16,
-    dir: PathBuf,
+pub(crate) struct Sshd {
+    pub(crate) port: u16,
+    pub(crate) dir: PathBuf,
     user: String,
     _server: Server,
 }
 
 impl Sshd {
     /// `options` are lines of sshd_config; every key in `<dir>/client-*.pub` may log in.
-    fn start(plant: &Plant, host_keys: &[&str], options: &[&str]) -> Self {
+    pub(crate) fn start(plant: &Plant, host_keys: &[&str], options: &[&str]) -> Self {
         let dir = plant.dir.path().join("ssh");
         std::fs::create_dir_all(&dir).unwrap();
         let (port, user) = (free_port(), run("id", &["-un"]));
@@ -52,7 +52,7 @@ impl Sshd {
     }
 
     /// Makes a key and lets it in.
-    fn client_key(&self, name: &str, kind: &str, passphrase: &str, format: &[&str]) -> Secret {
+    pub(crate) fn client_key(&self, name: &str, kind: &str, passphrase: &str, format: &[&str]) -> Secret {
         let file = self.dir.join(name);
         keygen(&file, kind, passphrase, format);
         let public = std::fs::read_to_string(file.with_extension("pub")).unwrap();
@@ -62,7 +62,7 @@ impl Sshd {
         Secret::new(std::fs::read_to_string(file).unwrap())
     }
 
-    fn known_hosts(&self) -> String {
+    pub(crate) fn known_hosts(&self) -> String {
         let mut lines = String::new();
         for entry in std::fs::read_dir(&self.dir).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
@@ -78,7 +78,12 @@ impl Sshd {
         format!("ssh://{}@127.0.0.1:{}{}", self.user, self.port, path.display())
     }
 
-    fn remote(&self, path: &Path, key: Option<(&Secret, Option<&str>)>, known_hosts: &str) -> Remote {
+    pub(crate) fn remote(
+        &self,
+        path: &Path,
+        key: Option<(&Secret, Option<&str>)>,
+        known_hosts: &str,
+    ) -> Remote {
         let credentials = match key {
             Some((key, passphrase)) => {
                 Credentials::SshKey { private_key: key.clone(), passphrase: passphrase.map(Secret::from) }
