@@ -4,6 +4,7 @@ mod exchange;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::child::ChildCommand;
 use crate::child::message::{Answer, FetchReport, Request, Task};
 use crate::credentials::{Access, CredentialProvider};
 use crate::error::GitError;
+use crate::hostkeys::remembered;
 use crate::limits::Limits;
 use crate::object_id::CommitId;
 use crate::policy::HostPolicy;
@@ -63,6 +65,7 @@ pub struct Git {
     child: ChildCommand,
     limits: Limits,
     policy: HostPolicy,
+    accept_new: Option<PathBuf>,
     /// The URLs of repositories that were found to have many references. Shared by clones.
     many: Arc<Mutex<HashSet<String>>>,
 }
@@ -71,7 +74,13 @@ impl Git {
     /// With default limits and the default host policy.
     #[must_use]
     pub fn new(child: ChildCommand) -> Self {
-        Self { child, limits: Limits::default(), policy: HostPolicy::default(), many: Arc::default() }
+        Self {
+            child,
+            limits: Limits::default(),
+            policy: HostPolicy::default(),
+            accept_new: None,
+            many: Arc::default(),
+        }
     }
 
     /// Sets the limits.
@@ -85,6 +94,17 @@ impl Git {
     #[must_use]
     pub fn with_policy(mut self, policy: HostPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Trusts the key of an ssh host of which none is known, and remembers it in this file.
+    ///
+    /// Not the default, and no setting of any resource: whoever stands between us and the host at that moment is trusted as
+    /// well. A key that was remembered, or is listed in known_hosts, is held to as ever: another one is
+    /// [`GitError::HostKeyChanged`]. The lines of known_hosts of the [`Access`] come first.
+    #[must_use]
+    pub fn with_accept_new(mut self, file: impl Into<PathBuf>) -> Self {
+        self.accept_new = Some(file.into());
         self
     }
 
@@ -251,7 +271,13 @@ impl Git {
         deadline: Duration,
     ) -> Result<Answer, GitError> {
         let access = remote.credentials.load()?;
-        let first = self.attempt(remote, &access, task(), what, deadline).await;
+        let mut first = self.attempt(remote, &access, task(), what, deadline).await;
+        if let (Some(file), Err(GitError::HostKeyUnknown { line, .. })) = (&self.accept_new, &first) {
+            let (host, port) = (remote.url.host().unwrap_or_default(), remote.url.port().unwrap_or_default());
+            remembered::add(file, host, port, line)?;
+            tracing::warn!(url = %remote.url, line, "trusting an ssh host key on first use");
+            first = self.attempt(remote, &access, task(), what, deadline).await;
+        }
         let Err(error) = first else { return first };
         if !may_be_rotation(&error) {
             return Err(error);
@@ -273,6 +299,16 @@ impl Git {
         let url = remote.url.to_string();
         let operation = format!("{what} from {url}");
         let (policy, limits) = (self.policy.clone(), self.limits.clone());
+        let remembering;
+        let access = match &self.accept_new {
+            None => access,
+            Some(file) => {
+                let own = access.known_hosts.as_deref().unwrap_or_default();
+                let known_hosts = Some(format!("{own}\n{}", remembered::read(file)?));
+                remembering = Access { known_hosts, ..access.clone() };
+                &remembering
+            }
+        };
         let request = Request::new(url, access, policy, limits, deadline, task);
         tracing::debug!(operation, "asking a git server");
         let answer = exchange::exchange(&self.child, request, &operation, deadline).await;
@@ -340,6 +376,7 @@ fn may_be_rotation(error: &GitError) -> bool {
             | GitError::AccessDenied { .. }
             | GitError::CredentialInvalid { .. }
             | GitError::HostKeyUnknown { .. }
+            | GitError::HostCertificateUnsupported { .. }
             | GitError::HostKeyChanged { .. }
             | GitError::TlsUntrusted { .. }
             | GitError::RepositoryNotFound { .. }

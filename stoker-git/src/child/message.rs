@@ -64,6 +64,8 @@ pub struct FetchReport {
     /// A whole history had to be fetched: the server gives out only what is at the tip of a branch or tag
     /// (see `uploadpack.allowAnySHA1InWant` of git).
     pub whole_history: bool,
+    /// The most memory that the fetching process had at any time, in bytes; 0 where nobody knows.
+    pub peak_memory_bytes: u64,
 }
 
 /// [`Access`] on the wire. The only place where a secret is serialized; it goes into a pipe, and nowhere else.

@@ -192,5 +192,13 @@ fn report(fetched: &Fetched, rebuilt: bool) -> FetchReport {
         already_present: false,
         rebuilt,
         whole_history: fetched.whole_history,
+        peak_memory_bytes: peak_memory_bytes().unwrap_or_default(),
     }
+}
+
+/// `VmHWM` of proc(5).
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }

@@ -114,6 +114,9 @@ fn check_host_key(to: &Destination<'_>, known: &KnownHosts, session: &Session) -
     let (fingerprint, line) = (offered.fingerprint(), offered.known_hosts_line(to.host(), to.port()));
     match known.judge(to.host(), to.port(), &offered) {
         HostKeyVerdict::Known => Ok(()),
+        HostKeyVerdict::Unknown if known.names_authority(to.host(), to.port()) => {
+            Err(GitError::HostCertificateUnsupported { host, fingerprint, line })
+        }
         HostKeyVerdict::Unknown => Err(GitError::HostKeyUnknown { host, fingerprint, line }),
         HostKeyVerdict::Changed { known } => {
             Err(GitError::HostKeyChanged { host, fingerprint, known: known.join(", "), line })

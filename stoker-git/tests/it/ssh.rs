@@ -216,6 +216,89 @@ async fn an_unknown_a_changed_and_a_revoked_host_key_are_three_things() {
     assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
 }
 
+/// A certificate of an authority, as OpenSSH's own client accepts it: refused by name, with the line that helps.
+#[tokio::test]
+async fn a_host_certificate_is_refused_by_name() {
+    let plant = Plant::new();
+    let dir = plant.dir.path().join("ssh");
+    let authority = plant.dir.path().join("ca");
+    keygen(&authority, "ed25519", "", &[]);
+    // The server reads the certificate when it starts.
+    std::fs::create_dir_all(&dir).unwrap();
+    keygen(&dir.join("host-ed25519"), "ed25519", "", &[]);
+    let host = dir.join("host-ed25519.pub");
+    let sign = ["-q", "-s", authority.to_str().unwrap(), "-I", "host", "-h", "-n", "127.0.0.1"];
+    run("ssh-keygen", &[&sign[..], &[host.to_str().unwrap()]].concat());
+    let host_key = format!("HostKey {}/host-ed25519", dir.display());
+    let certificate = format!("HostCertificate {}/host-ed25519-cert.pub", dir.display());
+    let sshd = Sshd::start(&plant, &[], &[&host_key, &certificate]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let public = std::fs::read_to_string(authority.with_extension("pub")).unwrap();
+    let known = format!("@cert-authority [127.0.0.1]:{} {public}", sshd.port);
+
+    let file = plant.dir.path().join("known_hosts");
+    std::fs::write(&file, &known).unwrap();
+    let (identity, port) = (sshd.dir.join("client"), sshd.port.to_string());
+    let listing = format!("UserKnownHostsFile={}", file.display());
+    let options = ["-F", "none", "-o", "BatchMode=yes", "-o", &listing, "-p", &port, "-i"];
+    let destination = format!("{}@127.0.0.1", sshd.user);
+    run("ssh", &[&options[..], &[identity.to_str().unwrap(), &destination, "true"]].concat());
+
+    let remote = |known: &str| sshd.remote(&plant.bare(), Some((&key, None)), known);
+    let error = client().resolve(&remote(&known), &main_branch()).await.unwrap_err();
+    let GitError::HostCertificateUnsupported { line, .. } = &error else { panic!("{error}") };
+    assert_eq!(error.category().as_str(), "HostKeyUnknown");
+    assert!(error.to_string().contains("@cert-authority"), "{error}");
+    client().resolve(&remote(&format!("{known}{line}")), &main_branch()).await.unwrap();
+    // Not even a client that accepts new keys takes this for one.
+    let trusting = client().with_accept_new(plant.dir.path().join("remembered"));
+    let error = trusting.resolve(&remote(&known), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostCertificateUnsupported { .. }), "{error}");
+    // A revoked key stays revoked, whoever signed it.
+    let revoked = remote(&format!("{known}@revoked {line}"));
+    let error = client().resolve(&revoked, &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn only_a_client_that_is_told_to_trusts_a_host_on_first_use() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let file = plant.dir.path().join("remembered");
+    let trusting = client().with_accept_new(&file);
+    let remote = |known: &str| sshd.remote(&plant.bare(), Some((&key, None)), known);
+
+    let error = client().resolve(&remote(""), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyUnknown { .. }), "{error}");
+    // A key that is known, or revoked, is nothing new.
+    let known = sshd.known_hosts();
+    trusting.resolve(&remote(&known), &main_branch()).await.unwrap();
+    let error = trusting.resolve(&remote(&format!("@revoked {known}")), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
+    assert!(!file.exists());
+
+    let source = sync(&trusting, &remote(""), "main", &plant.cache("a")).await;
+    assert_eq!(read(&source, "README.md"), "plant\n");
+    let words = |text: &str| text.split_whitespace().take(3).map(str::to_owned).collect::<Vec<_>>();
+    let remembered = std::fs::read_to_string(&file).unwrap();
+    assert_eq!((words(&remembered), remembered.lines().count()), (words(&known), 1));
+    trusting.resolve(&remote(""), &main_branch()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), remembered, "once is enough");
+
+    // Somebody else at the same address.
+    let other = plant.dir.path().join("other");
+    keygen(&other, "ed25519", "", &[]);
+    let public = std::fs::read_to_string(other.with_extension("pub")).unwrap();
+    std::fs::write(&file, format!("[127.0.0.1]:{} {public}", sshd.port)).unwrap();
+    let error = trusting.resolve(&remote(""), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyChanged { .. }), "{error}");
+    // What cannot be remembered is not trusted.
+    let nowhere = client().with_accept_new(plant.dir.path().join("no/such/folder"));
+    let error = nowhere.resolve(&remote(""), &main_branch()).await.unwrap_err();
+    assert!(error.to_string().contains("remembered host keys"), "{error}");
+}
+
 #[tokio::test]
 async fn a_host_with_several_keys_is_asked_for_the_known_one() {
     let plant = Plant::new();
