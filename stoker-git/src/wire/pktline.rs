@@ -185,8 +185,9 @@ mod tests {
         let (mut long, mut short) = (Vec::new(), Vec::new());
         push(&mut long, &"x".repeat(500));
         (0..20).for_each(|_| push(&mut short, "x"));
-        let patience = Duration::from_millis(40);
-        let drip = |bytes| Packets::new(Drip(bytes, Duration::from_millis(2)), patience);
+        let patience = Duration::from_millis(400);
+        // All the short ones together take longer than is allowed for one.
+        let drip = |bytes| Packets::new(Drip(bytes, Duration::from_millis(5)), patience);
         let error = drip(&long).next().unwrap_err().downcast::<GitError>().unwrap();
         assert!(matches!(error, GitError::Timeout { .. }), "{error}");
         let mut alive = drip(&short);

@@ -17,9 +17,21 @@ use crate::relay::{Breaking, Fate, Habits};
 use crate::support::*;
 
 /// Nearly all of a cell's time is waiting.
-const AT_ONCE: usize = 8;
-/// What a deadline of 2.5 s may take on a busy machine.
-const BOUND: Duration = Duration::from_secs(4);
+const AT_ONCE: usize = 12;
+/// No more than a busy machine needs for what works.
+const STALL: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(6);
+/// What the deadline may take on a busy machine.
+const BOUND: Duration = Duration::from_secs(10);
+
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.resolve_deadline = DEADLINE;
+    limits.fetch_deadline = DEADLINE;
+    limits.connect_timeout = STALL;
+    limits.stall_timeout = STALL;
+    limits
+}
 
 /// What is asked of the server that fails.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -281,7 +293,7 @@ async fn of_the_web(upstreams: &[Upstream]) -> Vec<Cell> {
 }
 
 async fn run(cell: &Cell, commit: stoker_git::CommitId, dir: &std::path::Path) -> Result<(), GitError> {
-    let git = client().with_limits(impatient());
+    let git = client().with_limits(limits());
     match cell.ask {
         Ask::Refs => git.resolve(&cell.remote, &"main".parse().unwrap()).await.map(|_| ()),
         Ask::Commit => {
