@@ -9,12 +9,14 @@
 //!      └──────────────▶ fetch::run ──side-band──▶ PackSink
 //! ```
 //!
-//! Asking for references uses version 0: one round trip brings them all. Fetching asks for version 2, in which a server
-//! hands out any commit by its id, and takes version 0 where that is what the server speaks. Sources of the facts: git's
+//! Asking for references uses version 0: one round trip brings them all. Where they turn out to be many, version 2 is
+//! used instead, in which a server can be asked for some of them ([`ls_refs`]). Fetching asks for version 2, in which a
+//! server hands out any commit by its id, and takes version 0 where that is what the server speaks. Sources of the facts: git's
 //! `gitprotocol-pack(5)`, `gitprotocol-v2(5)`, `gitprotocol-http(5)`.
 
 pub(crate) mod fetch;
 pub(crate) mod greeting;
+pub(crate) mod ls_refs;
 pub(crate) mod pktline;
 
 use std::io::{self, Read};

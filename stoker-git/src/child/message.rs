@@ -30,8 +30,17 @@ pub(crate) struct Request {
 /// The two things a child can do.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
-    Advertise,
-    Fetch { commit: CommitId, hint: Option<String>, cache: PathBuf },
+    /// All references; or where they are many (or known to be), those that start with one of the prefixes, if any is
+    /// given.
+    Advertise {
+        prefixes: Vec<String>,
+        many: bool,
+    },
+    Fetch {
+        commit: CommitId,
+        hint: Option<String>,
+        cache: PathBuf,
+    },
 }
 
 /// What the child has to say.
@@ -55,6 +64,8 @@ pub struct FetchReport {
     /// A whole history had to be fetched: the server gives out only what is at the tip of a branch or tag
     /// (see `uploadpack.allowAnySHA1InWant` of git).
     pub whole_history: bool,
+    /// The most memory that the fetching process had at any time, in bytes; 0 where nobody knows.
+    pub peak_memory_bytes: u64,
 }
 
 /// [`Access`] on the wire. The only place where a secret is serialized; it goes into a pipe, and nowhere else.
@@ -127,8 +138,14 @@ mod tests {
         ] {
             let access = Access { credentials, known_hosts: Some("h".into()), ca_pem: Some("c".into()) };
             let (limits, policy) = (Limits::default(), HostPolicy::default());
-            let request =
-                Request::new("u".into(), &access, policy, limits, Duration::from_secs(1), Task::Advertise);
+            let request = Request::new(
+                "u".into(),
+                &access,
+                policy,
+                limits,
+                Duration::from_secs(1),
+                Task::Advertise { prefixes: vec!["HEAD".into()], many: false },
+            );
             let line = serde_json::to_string(&request).unwrap();
             assert!(!line.contains('\n'));
             let read: Request = serde_json::from_str(&line).unwrap();

@@ -6,10 +6,16 @@
 mod cache;
 mod canary;
 mod daemon;
+mod fault_matrix;
 mod faults;
 mod http;
 mod local;
+mod matrix;
+mod references;
+mod relay;
+mod shared;
 mod ssh;
+mod storm;
 mod support;
 mod tls;
 mod tree;
