@@ -73,6 +73,7 @@ pub mod fault;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
+mod giving_back;
 mod history;
 mod journal;
 pub mod json;

@@ -10,7 +10,7 @@ use git2::ConfigLevel;
 /// A file is mapped in windows of this size.
 const WINDOW_BYTES: usize = 1 << 20;
 /// All windows together.
-const MAPPED_BYTES: usize = 4 << 20;
+const MAPPED_BYTES: usize = 2 << 20;
 
 /// Sets the options, once.
 pub(crate) fn set_up() {

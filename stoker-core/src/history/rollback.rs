@@ -184,7 +184,7 @@ impl Transaction<'_> {
         }
         self.nothing_in_the_way(journals, &back.moves)?;
         let ground = Ground::survey(self.root, &back.moves, &current.directories).map_err(io_error)?;
-        let mut steps = order(back.moves, &ground, current, &BTreeSet::new(), &[]);
+        let mut steps = order(back.moves, ground, current, &BTreeSet::new(), &[]);
         // The manifest's last word on a path is that of the last step.
         steps.extend(back.words);
         Ok(steps)
