@@ -20,6 +20,7 @@ use crate::process;
 use crate::tree::{self, View};
 
 mod calls;
+pub mod instructions;
 pub mod subject;
 
 use calls::Calls;

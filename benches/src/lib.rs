@@ -8,6 +8,7 @@
 
 pub mod engine;
 pub mod figure;
+pub mod git;
 pub mod idle;
 pub mod process;
 pub mod tree;

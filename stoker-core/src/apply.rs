@@ -158,53 +158,50 @@ pub struct NoObserver;
 impl Observer for NoObserver {}
 
 /// What a transaction is about to change.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Changes<'a> {
-    /// Each path, and whether it is written; else it is deleted.
-    paths: Vec<(&'a RelPathBuf, bool)>,
+    steps: &'a [Step],
 }
 
 impl<'a> Changes<'a> {
-    pub(crate) fn of(steps: &'a [Step]) -> Self {
-        let mut changes = Self::default();
-        changes.add(steps);
-        changes
+    pub(crate) const fn of(steps: &'a [Step]) -> Self {
+        Self { steps }
     }
 
-    fn add(&mut self, steps: &'a [Step]) {
-        for step in steps {
-            match step {
-                Step::Put { path, .. } | Step::SetMode { path, .. } => self.paths.push((path, true)),
-                Step::Delete { path, .. } => self.paths.push((path, false)),
-                Step::DirectoryForFile { path, inside, .. } => {
-                    self.paths.push((path, false));
-                    self.add(inside);
-                }
-                Step::FileForDirectory { path, inside, .. } => {
-                    self.add(inside);
-                    self.paths.push((path, true));
-                }
-                Step::MakeDirectory { .. }
-                | Step::RemoveDirectory { .. }
-                | Step::Record { .. }
-                | Step::Forget { .. } => {}
-            }
-        }
+    /// Each path, and whether it is written; else it is deleted.
+    fn all(self) -> impl Iterator<Item = (&'a RelPathBuf, bool)> {
+        self.steps.iter().flat_map(|step| {
+            let (first, inside, last) = match step {
+                Step::DirectoryForFile { path, inside, .. } => (Some((path, false)), inside.as_slice(), None),
+                Step::FileForDirectory { path, inside, .. } => (None, inside.as_slice(), Some((path, true))),
+                step => (change(step), &[][..], None),
+            };
+            first.into_iter().chain(inside.iter().filter_map(change)).chain(last)
+        })
     }
 
     /// The files that will be written, or whose mode changes.
-    pub fn written(&self) -> impl Iterator<Item = RelPath<'_>> {
-        self.paths.iter().filter(|(_, written)| *written).map(|(path, _)| path.as_path())
+    pub fn written(&self) -> impl Iterator<Item = RelPath<'a>> {
+        self.all().filter(|(_, written)| *written).map(|(path, _)| path.as_path())
     }
 
     /// The files that will be deleted.
-    pub fn deleted(&self) -> impl Iterator<Item = RelPath<'_>> {
-        self.paths.iter().filter(|(_, written)| !*written).map(|(path, _)| path.as_path())
+    pub fn deleted(&self) -> impl Iterator<Item = RelPath<'a>> {
+        self.all().filter(|(_, written)| !*written).map(|(path, _)| path.as_path())
     }
 
     /// The files that will be written or deleted.
-    pub fn paths(&self) -> impl Iterator<Item = RelPath<'_>> {
-        self.paths.iter().map(|(path, _)| path.as_path())
+    pub fn paths(&self) -> impl Iterator<Item = RelPath<'a>> {
+        self.all().map(|(path, _)| path.as_path())
+    }
+}
+
+/// The file that a single step changes, and whether it writes it.
+fn change(step: &Step) -> Option<(&RelPathBuf, bool)> {
+    match step {
+        Step::Put { path, .. } | Step::SetMode { path, .. } => Some((path, true)),
+        Step::Delete { path, .. } => Some((path, false)),
+        _ => None,
     }
 }
 
@@ -328,7 +325,7 @@ impl Transaction<'_> {
             }
         };
         let began = Instant::now();
-        applied.changed = Changes::of(&steps).paths.into_iter().map(|(path, _)| path.clone()).collect();
+        applied.changed = Changes::of(&steps).all().map(|(path, _)| path.clone()).collect();
         let writes = steps.iter().any(Step::writes);
         if writes {
             plan.head.transaction = transaction;

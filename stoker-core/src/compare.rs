@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::Range;
 
+use crate::giving_back::GivingBack;
 use crate::layer::{self, Boundaries, Desired, DesiredState, Known, Layer};
 use crate::path::{RelPath, RelPathBuf};
 use crate::path_map::PathMap;
@@ -14,12 +15,12 @@ use crate::source::{Entry, Source};
 use crate::spec::{Policy, Prune, SyncSpec};
 use crate::state::{Digest, Head, Manifest, ManifestEntry, StateDir};
 use crate::transform::{Transform, produce};
+use crate::way::Way;
 
 mod guard;
 mod mirror;
 mod needed;
 mod table;
-mod way;
 
 use guard::{digest, guard};
 use table::{Facts, Wanted, decide};
@@ -167,9 +168,12 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let policies = Policies::new(spec)?;
     let mut comparison =
         Comparison { inputs, boundaries: &boundaries, policies: &policies, layers: &layers, plan: &mut plan };
-    comparison.run(&desired)?;
-    if spec.prune == Prune::Mirror {
-        comparison.mirror(&desired, &roots)?;
+    let files = std::mem::take(&mut desired.files);
+    let wanted =
+        if look_further { files.paths().map(|path| (path.clone(), ())).collect() } else { Vec::new() };
+    comparison.run(files, &desired)?;
+    if look_further {
+        comparison.mirror(&PathMap::from_sorted(wanted), &desired, &roots)?;
     }
     comparison.keep_needed()?;
     comparison.clear_the_way()?;
@@ -236,28 +240,29 @@ impl Policies {
 }
 
 impl Comparison<'_, '_> {
-    fn run(&mut self, desired: &DesiredState) -> Result<(), PlanError> {
+    /// `files` are those of `desired`, which are used up.
+    fn run(&mut self, files: PathMap<Desired>, desired: &DesiredState) -> Result<(), PlanError> {
         let mut cursor = self.inputs.root.cursor();
         let mut base = std::mem::take(&mut self.plan.manifest.files);
         if base.entries().is_empty() {
-            self.plan.actions.reserve_exact(desired.files.len());
+            self.plan.actions.reserve_exact(files.len());
         }
-        let mut wanted = desired.files.entries().iter().peekable();
+        let mut wanted = GivingBack::new(files.into_entries()).peekable();
         for owned in uncovered(&base, &desired.covered) {
             for at in owned {
                 let (path, _) = &base.entries()[at];
                 while let Some((path, wanted)) = wanted.next_if(|(wanted, _)| wanted < path) {
-                    self.wanted(path, wanted, None, &mut cursor)?;
+                    self.wanted(&path, &wanted, None, &mut cursor)?;
                 }
                 let (path, entry) = base.entry_mut(at);
                 match wanted.next_if(|(wanted, _)| wanted == path) {
-                    Some((_, wanted)) => self.wanted(path, wanted, Some(entry), &mut cursor)?,
+                    Some((_, wanted)) => self.wanted(path, &wanted, Some(entry), &mut cursor)?,
                     None => self.vanished(path, entry, desired, &mut cursor)?,
                 }
             }
         }
         for (path, wanted) in wanted {
-            self.wanted(path, wanted, None, &mut cursor)?;
+            self.wanted(&path, &wanted, None, &mut cursor)?;
         }
         self.plan.manifest.files = base;
         let kept = |a: &&Action| {
@@ -268,6 +273,18 @@ impl Comparison<'_, '_> {
             let (path, files) = (first.path.clone(), 1 + conflicts.count() as u64);
             self.plan.warnings.push(Warning::Conflicts { path, files });
         }
+        Ok(())
+    }
+
+    /// Finds what stands where files and directories are to be made, and refuses what is not ours to move.
+    fn clear_the_way(&mut self) -> Result<(), PlanError> {
+        let deletes = self.plan.actions.iter().filter(|a| a.kind == ActionKind::Delete);
+        let mut way = Way::new(self.inputs.root, deletes.map(|a| a.path.as_str()).collect());
+        let made = |a: &&Action| a.live.is_none() && a.write.is_some() && a.kind.writes();
+        for action in self.plan.actions.iter().filter(made) {
+            way.clear(action.path.as_path())?;
+        }
+        self.plan.need.inodes += way.missing();
         Ok(())
     }
 

@@ -392,8 +392,13 @@ impl Session<'_> {
 
     /// Goes back to before `transaction`, or before the newest one, as a transaction of its own. Returns its record.
     ///
+    /// Every path that one of the undone transactions touched becomes what it was before the oldest of those: its
+    /// content, its mode, and what the engine knows of it. What somebody else has written there since is kept in the
+    /// history; all other paths stay as they are.
+    ///
     /// # Errors
-    /// When the transaction is not kept any more, or a write fails.
+    /// When a transaction on the way is not kept any more, something of somebody else is in the way, or a write fails.
+    /// Nothing has changed then.
     pub fn rollback(&self, transaction: Option<u64>) -> Result<Past, RollbackError> {
         let transaction = self.transaction().rollback(transaction)?;
         let past =

@@ -10,7 +10,7 @@ use crate::apply::ApplyError;
 use crate::fault::{Category, Fault, Retry};
 use crate::journal::{Journal, Step};
 use crate::path::RelPathBuf;
-use crate::plan::ActionKind;
+use crate::plan::{ActionKind, PlanError};
 use crate::root::{Live, live_at};
 use crate::state::{LAST_TRANSACTION, StateDir};
 
@@ -18,6 +18,7 @@ mod contents;
 mod kept;
 mod rollback;
 mod room;
+mod trace;
 
 pub use contents::{PastChange, PastContent};
 pub(crate) use contents::{changes, read};
@@ -195,6 +196,23 @@ pub enum RollbackError {
         /// The name of the kept content.
         slot: u32,
     },
+    /// Something of somebody else is in the way of what was there before.
+    #[error(transparent)]
+    InTheWay(Box<PlanError>),
+    /// Somebody else made a directory of what was a file, or a file of what was a directory, between the transactions:
+    /// what each of them replaced cannot be there at once.
+    #[error(
+        "before the transactions from {transaction} on, {path} was a file at one time and a directory with {below} at \
+         another; nothing has changed; go back less far"
+    )]
+    Contradiction {
+        /// The oldest transaction to go back over.
+        transaction: u64,
+        /// The path of the file.
+        path: RelPathBuf,
+        /// The path of a file below it.
+        below: RelPathBuf,
+    },
     /// The history could not be read.
     #[error("cannot read the history of transaction {transaction}")]
     Read {
@@ -222,6 +240,8 @@ impl Fault for RollbackError {
         match self {
             Self::Nothing | Self::NotKept { .. } => Category::new("HistoryNotKept"),
             Self::Gap { .. } | Self::Damaged { .. } => Category::new("HistoryDamaged"),
+            Self::InTheWay(error) => error.category(),
+            Self::Contradiction { .. } => Category::new("PathInTheWay"),
             Self::Read { .. } => Category::new("HistoryUnreadable"),
             Self::Apply(error) => error.category(),
         }
@@ -229,7 +249,12 @@ impl Fault for RollbackError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Nothing | Self::NotKept { .. } | Self::Gap { .. } | Self::Damaged { .. } => Retry::Never,
+            Self::Nothing
+            | Self::NotKept { .. }
+            | Self::Gap { .. }
+            | Self::Damaged { .. }
+            | Self::Contradiction { .. } => Retry::Never,
+            Self::InTheWay(error) => error.retry(),
             Self::Read { .. } => Retry::Backoff,
             Self::Apply(error) => error.retry(),
         }

@@ -65,10 +65,11 @@ pub(crate) enum Step {
         entry: Box<ManifestEntry>,
         before: Option<Box<ManifestEntry>>,
     },
+    /// The executable bit becomes that of `entry`, and was the other one.
     SetMode {
         path: RelPathBuf,
         entry: Box<ManifestEntry>,
-        before: Box<ManifestEntry>,
+        before: Option<Box<ManifestEntry>>,
     },
     Delete {
         path: RelPathBuf,

@@ -300,7 +300,11 @@ pub(crate) fn list(
         layers.get(number as usize).map(|l| l.origin.clone()).or_else(generated).unwrap_or_default()
     })?;
     state.total_bytes = covered_bytes + state.files.entries().iter().filter_map(|(_, f)| f.size).sum::<u64>();
-    twins(state.files.paths().chain(&state.covered), state.files.len())?;
+    let mut paths: Vec<&RelPathBuf> = state.files.paths().chain(&state.covered).collect();
+    if !state.covered.is_empty() {
+        paths.sort_unstable();
+    }
+    twins(paths.into_iter())?;
     Ok(state)
 }
 
@@ -579,18 +583,26 @@ fn files_and_directories(state: &DesiredState, origin: impl Fn(u32) -> String) -
 }
 
 /// Refuses two paths that some file system takes for one: equal but for letter case or Unicode normalisation.
-fn twins<'p>(paths: impl Iterator<Item = &'p RelPathBuf>, count: usize) -> Result<(), PlanError> {
-    let mut seen: HashMap<u128, RelPath<'_>> = HashMap::with_capacity(count);
-    let mut last_parent = RelPath::ROOT;
+///
+/// Such paths differ first in two names of one directory. The paths come in order, so those of a directory come together,
+/// and only the names of the directories above the current path are held.
+fn twins<'p>(paths: impl Iterator<Item = &'p RelPathBuf>) -> Result<(), PlanError> {
+    let mut open: Vec<(RelPath<'p>, HashMap<u128, RelPath<'p>>)> = vec![(RelPath::ROOT, HashMap::new())];
+    let mut new = Vec::new();
     for path in paths {
         let path = path.as_path();
-        let parent = path.parent().unwrap_or(RelPath::ROOT);
-        let above = if parent == last_parent { None } else { Some(path.ancestors()) };
-        last_parent = parent;
-        for path in std::iter::once(path).chain(above.into_iter().flatten()) {
-            let first = *seen.entry(fold(path.as_str())).or_insert(path);
-            if first != path {
-                return Err(PlanError::Twins { first: first.to_buf(), second: path.to_buf() });
+        open.truncate(open.iter().take_while(|(directory, _)| path.starts_with(*directory)).count());
+        let Some(&(innermost, _)) = open.last() else { return Ok(()) };
+        new.extend(std::iter::once(path).chain(path.ancestors()).take_while(|at| *at != innermost));
+        while let Some(at) = new.pop() {
+            if let Some((_, names)) = open.last_mut() {
+                let first = *names.entry(fold(at.file_name().unwrap_or_default())).or_insert(at);
+                if first != at {
+                    return Err(PlanError::Twins { first: first.to_buf(), second: at.to_buf() });
+                }
+            }
+            if at != path {
+                open.push((at, HashMap::new()));
             }
         }
     }

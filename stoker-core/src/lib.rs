@@ -73,6 +73,7 @@ pub mod fault;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
+mod giving_back;
 mod history;
 mod journal;
 pub mod json;
@@ -90,6 +91,7 @@ pub mod spec;
 mod state;
 pub mod template;
 mod transform;
+mod way;
 
 pub use apply::{Applied, ApplyError, Changes, NoObserver, Observer};
 #[cfg(feature = "archive")]

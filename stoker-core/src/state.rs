@@ -51,6 +51,23 @@ pub(crate) struct ManifestEntry {
     pub(crate) stat: StatId,
 }
 
+impl ManifestEntry {
+    /// What a step carries for a content that the engine has not written.
+    pub(crate) fn of_others(digest: Digest, stat: StatId) -> Self {
+        Self { id: ContentId::of(&digest), transform: [0; 16], digest, executable: false, stat }
+    }
+
+    /// Whether a content is the one that was written, as far as is known.
+    pub(crate) fn is_of(&self, digest: Digest) -> bool {
+        self.digest == digest || self.digest == Digest::default()
+    }
+
+    /// Whether another entry says the same, but for how the file looked.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        *self == Self { stat: self.stat, ..other.clone() }
+    }
+}
+
 /// What is owned, by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {

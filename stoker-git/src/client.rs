@@ -5,8 +5,10 @@ mod push;
 #[cfg(feature = "signatures")]
 mod verify;
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::advertisement::Advertisement;
@@ -16,6 +18,7 @@ use crate::child::message::{Answer, FetchReport, Request, Task};
 use crate::credentials::{Access, CredentialProvider, Credentials, DEFAULT_TOKEN_USERNAME};
 use crate::error::GitError;
 use crate::github_app::AppTokens;
+use crate::hostkeys::remembered;
 use crate::limits::Limits;
 use crate::object_id::CommitId;
 use crate::policy::HostPolicy;
@@ -27,6 +30,11 @@ use crate::url::{Protocol, RemoteUrl};
 
 #[cfg(feature = "signatures")]
 pub use verify::{Verification, Verified, VerifyMode};
+
+/// With more names than this, all are asked for.
+const MAX_PREFIXES: usize = 1000;
+/// How many repositories with many references are remembered.
+const MAX_REMEMBERED: usize = 10_000;
 
 /// A repository and what it takes to read it.
 #[derive(Clone)]
@@ -66,13 +74,23 @@ pub struct Git {
     limits: Limits,
     policy: HostPolicy,
     app_tokens: Arc<AppTokens>,
+    accept_new: Option<PathBuf>,
+    /// The URLs of repositories that were found to have many references. Shared by clones.
+    many: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Git {
     /// With default limits and the default host policy.
     #[must_use]
     pub fn new(child: ChildCommand) -> Self {
-        Self { child, limits: Limits::default(), policy: HostPolicy::default(), app_tokens: Arc::default() }
+        Self {
+            child,
+            limits: Limits::default(),
+            policy: HostPolicy::default(),
+            app_tokens: Arc::default(),
+            accept_new: None,
+            many: Arc::default(),
+        }
     }
 
     /// Sets the limits.
@@ -89,14 +107,62 @@ impl Git {
         self
     }
 
+    /// Trusts the key of an ssh host of which none is known, and remembers it in this file.
+    ///
+    /// Not the default, and no setting of any resource: whoever stands between us and the host at that moment is trusted as
+    /// well. A key that was remembered, or is listed in known_hosts, is held to as ever: another one is
+    /// [`GitError::HostKeyChanged`]. The lines of known_hosts of the [`Access`] come first.
+    #[must_use]
+    pub fn with_accept_new(mut self, file: impl Into<PathBuf>) -> Self {
+        self.accept_new = Some(file.into());
+        self
+    }
+
     /// Asks a repository for all its references: one round trip.
     ///
     /// # Errors
     /// When the repository cannot be read, within [`Limits::resolve_deadline`].
     pub async fn advertisement(&self, remote: &Remote) -> Result<Advertisement, GitError> {
+        self.advertise(remote, Vec::new()).await
+    }
+
+    /// Asks a repository for the references that `wanted` may mean, and for all of them where that costs no more.
+    ///
+    /// One round trip to a repository with few references; two to one with more than some thousand, whose server then
+    /// sends only what was asked for (`ref-prefix` in version 2 of the protocol), if it can.
+    ///
+    /// # Errors
+    /// As [`advertisement`](Self::advertisement).
+    pub async fn advertisement_for(
+        &self,
+        remote: &Remote,
+        wanted: &[RefSpec],
+    ) -> Result<Advertisement, GitError> {
+        let mut prefixes: Vec<String> = wanted.iter().flat_map(RefSpec::candidates).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        if prefixes.len() > MAX_PREFIXES {
+            prefixes.clear();
+        }
+        self.advertise(remote, prefixes).await
+    }
+
+    async fn advertise(&self, remote: &Remote, prefixes: Vec<String>) -> Result<Advertisement, GitError> {
         let deadline = self.limits.resolve_deadline;
-        match self.run(remote, || Task::Advertise, &[], "asking for references from", deadline).await? {
-            Answer::Advertisement(advertisement) => Ok(advertisement),
+        let url = remote.url.to_string();
+        let many = self.many.lock().unwrap_or_else(PoisonError::into_inner).contains(&url);
+        let task = || Task::Advertise { prefixes: prefixes.clone(), many };
+        match self.run(remote, task, &[], "asking for references from", deadline).await? {
+            Answer::Advertisement(advertisement) => {
+                if !advertisement.is_complete() && !many {
+                    let mut all = self.many.lock().unwrap_or_else(PoisonError::into_inner);
+                    if all.len() >= MAX_REMEMBERED {
+                        all.clear();
+                    }
+                    all.insert(url);
+                }
+                Ok(advertisement)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -108,9 +174,15 @@ impl Git {
     pub async fn resolve(&self, remote: &Remote, wanted: &RefSpec) -> Result<Resolution, GitError> {
         let advertisement = match wanted {
             RefSpec::Commit(_) => Advertisement::none(),
-            _ => self.advertisement(remote).await?,
+            _ => self.advertisement_for(remote, std::slice::from_ref(wanted)).await?,
         };
-        resolve::resolve(&advertisement, wanted, &remote.url.to_string())
+        let url = remote.url.to_string();
+        let result = resolve::resolve(&advertisement, wanted, &url);
+        if resolve::is_final(&advertisement, &result) {
+            return result;
+        }
+        // A short commit id, or a mistake: names that are near it are worth a second question.
+        resolve::resolve(&self.advertisement(remote).await?, wanted, &url)
     }
 
     /// Fetches exactly one commit into `cache`, unless it is there.
@@ -211,10 +283,18 @@ impl Git {
     ) -> Result<Answer, GitError> {
         let access = remote.credentials.load()?;
         let used = self.admission(&remote.url, &access, None).await;
-        let first = match &used {
+        let mut first = match &used {
             Ok(used) => self.attempt(&remote.url, used, task(), contents, what, deadline).await,
             Err(error) => Err(error.clone()),
         };
+        if let (Ok(used), Some(file), Err(GitError::HostKeyUnknown { line, .. })) =
+            (&used, &self.accept_new, &first)
+        {
+            let (host, port) = (remote.url.host().unwrap_or_default(), remote.url.port().unwrap_or_default());
+            remembered::add(file, host, port, line)?;
+            tracing::warn!(url = %remote.url, line, "trusting an ssh host key on first use");
+            first = self.attempt(&remote.url, used, task(), contents, what, deadline).await;
+        }
         let Err(error) = first else { return first };
         if !may_be_rotation(&error) {
             return Err(error);
@@ -273,6 +353,16 @@ impl Git {
         let url = url.to_string();
         let operation = format!("{what} {url}");
         let (policy, limits) = (self.policy.clone(), self.limits.clone());
+        let remembering;
+        let access = match &self.accept_new {
+            None => access,
+            Some(file) => {
+                let own = access.known_hosts.as_deref().unwrap_or_default();
+                let known_hosts = Some(format!("{own}\n{}", remembered::read(file)?));
+                remembering = Access { known_hosts, ..access.clone() };
+                &remembering
+            }
+        };
         let request = Request::new(url, access, policy, limits, deadline, task);
         tracing::debug!(operation, "asking a git server");
         let answer = exchange::exchange(&self.child, request, contents, &operation, deadline).await;
@@ -341,6 +431,7 @@ fn may_be_rotation(error: &GitError) -> bool {
             | GitError::PushDenied { .. }
             | GitError::CredentialInvalid { .. }
             | GitError::HostKeyUnknown { .. }
+            | GitError::HostCertificateUnsupported { .. }
             | GitError::HostKeyChanged { .. }
             | GitError::TlsUntrusted { .. }
             | GitError::RepositoryNotFound { .. }

@@ -59,6 +59,18 @@ pub enum GitError {
         /// The known_hosts line for the offered key.
         line: String,
     },
+    /// known_hosts trusts an authority for this ssh host, whose certificates are not understood, and no key of its own.
+    #[error(
+        "known_hosts names only an authority (@cert-authority) for {host}, and host certificates are not supported; the host offered {fingerprint}; if that is right, add to known_hosts: {line}"
+    )]
+    HostCertificateUnsupported {
+        /// The host, as known_hosts writes it.
+        host: String,
+        /// The fingerprint of the key that was offered.
+        fingerprint: String,
+        /// The known_hosts line for that key.
+        line: String,
+    },
     /// The host offered another key than the known ones: a new key, or somebody in between.
     #[error(
         "the ssh host key of {host} has CHANGED: it offered {fingerprint}, known are {known}; if the host really has a new key, replace the line in known_hosts by: {line}"
@@ -400,7 +412,7 @@ impl Fault for GitError {
             Self::AccessDenied { .. } => "AccessDenied",
             Self::CredentialInvalid { .. } => "CredentialInvalid",
             Self::ClockWrong { .. } => "ClockWrong",
-            Self::HostKeyUnknown { .. } => "HostKeyUnknown",
+            Self::HostKeyUnknown { .. } | Self::HostCertificateUnsupported { .. } => "HostKeyUnknown",
             Self::HostKeyChanged { .. } => "HostKeyChanged",
             Self::HostKeyRevoked { .. } => "HostKeyRevoked",
             Self::RepositoryNotFound { .. } => "RepositoryNotFound",
@@ -440,6 +452,7 @@ impl Fault for GitError {
     fn retry(&self) -> Retry {
         match self {
             Self::HostKeyUnknown { .. }
+            | Self::HostCertificateUnsupported { .. }
             | Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
             | Self::HostForbidden { .. }

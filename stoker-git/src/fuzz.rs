@@ -3,12 +3,13 @@
 #![allow(missing_docs)]
 
 use std::io::Read;
+use std::time::Duration;
 
 use crate::advertisement::Advertisement;
 use crate::error::GitError;
 use crate::object_id::CommitId;
 use crate::wire::fetch::{self, Want};
-use crate::wire::greeting::{self, Greeting};
+use crate::wire::greeting::{self, Bounds, Greeting};
 use crate::wire::{Connection, PackSink};
 
 /// Reads the references that a server advertises; `None` when it speaks version 2.
@@ -16,9 +17,9 @@ use crate::wire::{Connection, PackSink};
 /// # Errors
 /// What the bytes make of it.
 pub fn greeting(bytes: &[u8]) -> Result<Option<Advertisement>, GitError> {
-    match greeting::read(&mut &*bytes, "https://git.example.com/plant.git")? {
-        Greeting::V0(advertisement, _) => Ok(Some(advertisement)),
-        Greeting::V2(_) => Ok(None),
+    match greeting::read(&mut &*bytes, "https://git.example.com/plant.git", Bounds::none(Duration::MAX))? {
+        Some(Greeting::V0(advertisement, _)) => Ok(Some(advertisement)),
+        Some(Greeting::V2(_)) | None => Ok(None),
     }
 }
 
@@ -39,9 +40,14 @@ pub struct Exchange {
 /// What the bytes make of it.
 pub fn exchange(greeting: &[u8], answer: &[u8], commit: CommitId) -> Result<Exchange, GitError> {
     let url = "https://git.example.com/plant.git";
-    let hello = greeting::read(&mut &*greeting, url)?;
+    let Some(hello) = greeting::read(&mut &*greeting, url, Bounds::none(Duration::MAX))? else {
+        return Err(GitError::Protocol {
+            url: url.to_owned(),
+            detail: "a greeting without an end".to_owned(),
+        });
+    };
     let hint = Some("refs/heads/main".to_owned());
-    let want = Want { commit, hint, have: Vec::new(), shallow: Vec::new() };
+    let want = Want { commit, hint, have: Vec::new(), shallow: Vec::new(), patience: Duration::MAX };
     let mut connection = Bytes { answer, request: Vec::new() };
     let mut pack = Pack(Vec::new());
     let fetched = fetch::run(&mut connection, &hello, &want, url, &mut pack)?;

@@ -1,9 +1,15 @@
 //! Which ssh host is which.
 //!
 //! A host key is trusted when known_hosts lists it for this host and port, or, for the hosts in
-//! [`builtin`](KnownHosts::builtin), when it is one of the keys they publish. Nothing is trusted on first use.
+//! [`builtin`](KnownHosts::builtin), when it is one of the keys they publish. Nothing is trusted on first use, unless a
+//! program asks for that ([`Git::with_accept_new`](crate::Git::with_accept_new)).
+//!
+//! What of `sshd(8)`, "SSH_KNOWN_HOSTS FILE FORMAT", is understood: several hosts, patterns, exceptions, ports, hashed
+//! hosts and `@revoked`. libssh2 knows no host certificates, so an authority (`@cert-authority`) makes no host known; that
+//! one is named for a host is told to whoever wonders why it is not.
 
 mod builtin;
+pub(crate) mod remembered;
 
 use std::fmt;
 
@@ -61,8 +67,19 @@ pub enum HostKeyVerdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct KnownHost {
     hosts: HostPattern,
-    revoked: bool,
+    mark: Mark,
     key: HostKey,
+}
+
+/// What a line says of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// It is a key of the hosts.
+    Trusted,
+    /// `@revoked`.
+    Revoked,
+    /// `@cert-authority`: it signs the keys of the hosts.
+    Authority,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,14 +176,24 @@ impl KnownHosts {
     #[must_use]
     pub fn or(mut self, fallback: Self, host: &str, port: u16) -> Self {
         let listed = self.keys_of(host, port).next().is_some();
-        self.entries.extend(fallback.entries.into_iter().filter(|entry| entry.revoked || !listed));
+        self.entries
+            .extend(fallback.entries.into_iter().filter(|entry| entry.mark == Mark::Revoked || !listed));
         self
     }
 
     /// The trusted keys of a host.
     pub fn keys_of(&self, host: &str, port: u16) -> impl Iterator<Item = &HostKey> {
         let name = known_hosts_name(host, port).to_ascii_lowercase();
-        self.entries.iter().filter(move |e| !e.revoked && e.hosts.matches(&name)).map(|e| &e.key)
+        let trusted = move |e: &&KnownHost| e.mark == Mark::Trusted && e.hosts.matches(&name);
+        self.entries.iter().filter(trusted).map(|e| &e.key)
+    }
+
+    /// Whether an authority is named that signs the keys of this host.
+    #[must_use]
+    pub fn names_authority(&self, host: &str, port: u16) -> bool {
+        let names = [known_hosts_name(host, port), host.to_owned()].map(|name| name.to_ascii_lowercase());
+        let of_host = |e: &KnownHost| names.iter().any(|name| e.hosts.matches(name));
+        self.entries.iter().any(|e| e.mark == Mark::Authority && of_host(e))
     }
 
     /// What is known of the `key` that `host` offered on `port`.
@@ -174,8 +201,9 @@ impl KnownHosts {
     pub fn judge(&self, host: &str, port: u16, key: &HostKey) -> HostKeyVerdict {
         let bare = host.to_ascii_lowercase();
         let name = known_hosts_name(&bare, port);
-        let revoked =
-            |e: &KnownHost| e.revoked && e.key == *key && (e.hosts.matches(&name) || e.hosts.matches(&bare));
+        let revoked = |e: &KnownHost| {
+            e.mark == Mark::Revoked && e.key == *key && (e.hosts.matches(&name) || e.hosts.matches(&bare))
+        };
         if self.entries.iter().any(revoked) {
             return HostKeyVerdict::Revoked;
         }
@@ -223,13 +251,13 @@ const ALGORITHMS: &[(&str, &str)] = &[
 fn parse_line(line: &str) -> Result<KnownHost, &'static str> {
     let mut fields = line.split_ascii_whitespace();
     let mut hosts = fields.next().ok_or("empty")?;
-    let revoked = match hosts {
-        "@revoked" => true,
-        "@cert-authority" => return Err("host certificates are not supported; list the host's own key"),
+    let mark = match hosts {
+        "@revoked" => Mark::Revoked,
+        "@cert-authority" => Mark::Authority,
         marker if marker.starts_with('@') => return Err("unknown marker"),
-        _ => false,
+        _ => Mark::Trusted,
     };
-    if revoked {
+    if mark != Mark::Trusted {
         hosts = fields.next().ok_or("no host after the marker")?;
     }
     let algorithm = fields.next().ok_or("no key type")?;
@@ -239,7 +267,7 @@ fn parse_line(line: &str) -> Result<KnownHost, &'static str> {
     if key.algorithm != algorithm {
         return Err("the key is of another type than the line says");
     }
-    Ok(KnownHost { hosts: parse_hosts(hosts)?, revoked, key })
+    Ok(KnownHost { hosts: parse_hosts(hosts)?, mark, key })
 }
 
 fn parse_hosts(text: &str) -> Result<HostPattern, &'static str> {

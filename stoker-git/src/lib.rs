@@ -46,12 +46,15 @@
 //!
 //! - **Exactly that commit.** A fetch asks for an id and checks that it came, with every tree and file. Objects are
 //!   hashed again whenever they are read.
-//! - **Bounded.** Every operation ends within its deadline ([`Limits`]); the child dies with its parent, with its
-//!   deadline, and when a future is dropped. The size is limited while it is transferred.
+//! - **Bounded.** Every operation ends within its deadline ([`Limits`]), one that is silent or trickles earlier; the child
+//!   dies with its parent, with its deadline, and when a future is dropped. The size is limited while it is transferred.
 //! - **Nothing half done.** Whatever dies whenever: what was in the [`Cache`] stays readable, and the next fetch cleans
 //!   up or starts anew.
 //! - **Secrets in pipes only.** Not in arguments, environment, files, logs or errors. Redirects to other hosts are
-//!   refused; host keys are never trusted on first use; addresses can be forbidden ([`HostPolicy`]).
+//!   refused; host keys are trusted on first use only where a program asks for it ([`Git::with_accept_new`]); addresses
+//!   can be forbidden ([`HostPolicy`]).
+//! - **Little traffic.** Few references come in one round trip; of many only those that matter are asked for. Many that
+//!   follow one repository share requests ([`SharedRefs`]).
 //! - **Errors that say what to do** ([`GitError`]), each with a category fit for a condition.
 //!
 //! # Assumptions
@@ -95,6 +98,7 @@ pub mod resolve;
 pub mod secret;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod shared;
 #[cfg(feature = "signatures")]
 pub mod signature;
 mod text;
@@ -121,5 +125,6 @@ pub use proposal::{Change, Edit, Lease, Proposal, Pushed};
 pub use refspec::{RefError, RefName, RefSpec};
 pub use resolve::{Resolution, ResolveWarning, ResolvedKind};
 pub use secret::Secret;
+pub use shared::{AskRefs, SharedRefs};
 pub use tree::CommitSource;
 pub use url::{Protocol, RemoteUrl, UrlError, redact};

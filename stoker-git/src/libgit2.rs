@@ -10,9 +10,7 @@ use git2::ConfigLevel;
 /// A file is mapped in windows of this size.
 const WINDOW_BYTES: usize = 1 << 20;
 /// All windows together.
-const MAPPED_BYTES: usize = 8 << 20;
-/// Objects that are kept: few, for [`CommitSource`](crate::CommitSource) keeps parsed directories itself.
-const CACHE_BYTES: isize = 1 << 20;
+const MAPPED_BYTES: usize = 2 << 20;
 
 /// Sets the options, once.
 pub(crate) fn set_up() {
@@ -29,8 +27,9 @@ pub(crate) fn set_up() {
         unsafe {
             let _ = git2::opts::set_mwindow_size(WINDOW_BYTES);
             let _ = git2::opts::set_mwindow_mapped_limit(MAPPED_BYTES);
-            let _ = git2::opts::set_cache_max_size(CACHE_BYTES);
         }
+        // Directories are kept parsed by `CommitSource`, or read once. What libgit2 would keep of 50,000 small ones are 10 MB.
+        git2::opts::enable_caching(false);
         // What is read is what was hashed: the default, made certain.
         git2::opts::strict_hash_verification(true);
     });

@@ -16,7 +16,8 @@ pub struct Limits {
     pub push_deadline: Duration,
     /// How long connecting may take. Default 10 s.
     pub connect_timeout: Duration,
-    /// How long a connection may be silent. Default 20 s.
+    /// How long a connection may be silent, or take for one packet of the protocol while less than a kilobyte of it comes.
+    /// Default 20 s.
     pub stall_timeout: Duration,
     /// How many bytes one fetch may transfer. Default 2 GiB.
     pub max_transfer_bytes: u64,

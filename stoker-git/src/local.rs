@@ -19,6 +19,9 @@ use crate::text::{SERVER_TEXT_CHARS, printable};
 use crate::url::RemoteUrl;
 use crate::wire::PackSink;
 
+/// More references than this are many.
+const MANY_REFS: usize = 4000;
+
 /// A repository on this machine.
 pub(crate) struct LocalRepository {
     repository: Repository,
@@ -41,11 +44,19 @@ impl LocalRepository {
         }
     }
 
-    pub(crate) fn advertisement(&self) -> Result<Advertisement, GitError> {
+    /// All references; or where they are many, those that start with one of `prefixes`, if any is given.
+    pub(crate) fn advertisement(&self, prefixes: &[String]) -> Result<Advertisement, GitError> {
         let read = || -> Result<Advertisement, git2::Error> {
+            // What takes time is not finding a reference but looking at what it points to.
+            let some = !prefixes.is_empty() && self.repository.references()?.nth(MANY_REFS).is_some();
+            let prefixes = if some { prefixes } else { &[] };
+            let asked = |name: &str| prefixes.is_empty() || prefixes.iter().any(|p| name.starts_with(p));
             let mut refs = Vec::new();
             for reference in self.repository.references()? {
                 let reference = reference?;
+                if !reference.name().is_ok_and(asked) {
+                    continue;
+                }
                 let (Ok(name), Ok(resolved)) = (reference.name(), reference.resolve()) else { continue };
                 let Some(id) = resolved.target().and_then(object_id) else { continue };
                 let peeled = reference.peel(ObjectType::Any).ok().and_then(|object| {
@@ -63,7 +74,8 @@ impl LocalRepository {
                 let branch = head.name().ok().filter(|name| *name != "HEAD").map(str::to_owned);
                 Some(Head { id: object_id(head.target()?)?, branch })
             });
-            Ok(Advertisement { refs, head, object_format: ObjectFormat::Sha1 })
+            let prefixes = prefixes.to_vec();
+            Ok(Advertisement { refs, head, object_format: ObjectFormat::Sha1, prefixes })
         };
         read().map_err(|e| failed(&self.url, &e))
     }

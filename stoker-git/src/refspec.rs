@@ -136,6 +136,21 @@ impl RefName {
     }
 }
 
+impl RefSpec {
+    /// The full names that it may stand for, the first that exists being meant; none for a commit id.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<String> {
+        match self {
+            Self::Head => vec!["HEAD".to_owned()],
+            Self::Name(name) => {
+                vec![format!("refs/tags/{name}"), format!("refs/heads/{name}"), format!("refs/{name}")]
+            }
+            Self::Full(name) => vec![name.to_string()],
+            Self::Commit(_) => Vec::new(),
+        }
+    }
+}
+
 impl std::str::FromStr for RefSpec {
     type Err = RefError;
 

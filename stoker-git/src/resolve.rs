@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advertisement::{AdvertisedRef, Advertisement};
 use crate::error::GitError;
-use crate::object_id::CommitId;
+use crate::object_id::{CommitId, ObjectFormat};
 use crate::refspec::RefSpec;
 
 /// One commit, and how it was found.
@@ -66,9 +66,20 @@ const MAX_SUGGESTIONS: usize = 3;
 
 /// Finds the commit that `wanted` means in `advertisement`. `url` is for the errors.
 ///
+/// From an advertisement that is not [complete](Advertisement::is_complete) a [`GitError::RefNotFound`] says only that the
+/// name is not a reference: near names and short commit ids take all references, see [`is_final`].
+///
 /// # Errors
-/// [`GitError::RefNotFound`] (with near names), [`GitError::CommitAmbiguous`] or [`GitError::RepositoryEmpty`].
+/// [`GitError::RefNotFound`] (with near names), [`GitError::CommitAmbiguous`], [`GitError::RepositoryEmpty`] or
+/// [`GitError::ObjectFormatUnsupported`].
 pub fn resolve(advertisement: &Advertisement, wanted: &RefSpec, url: &str) -> Result<Resolution, GitError> {
+    let format = match wanted {
+        RefSpec::Commit(commit) => commit.format(),
+        _ => advertisement.object_format,
+    };
+    if format != ObjectFormat::Sha1 {
+        return Err(GitError::ObjectFormatUnsupported { url: url.to_owned(), format });
+    }
     if let RefSpec::Commit(commit) = wanted {
         return Ok(from_commit(*commit));
     }
@@ -110,6 +121,12 @@ pub fn resolve(advertisement: &Advertisement, wanted: &RefSpec, url: &str) -> Re
             }
         }
     }
+}
+
+/// Whether all references of the repository could lead to another result than these did.
+#[must_use]
+pub fn is_final(advertisement: &Advertisement, result: &Result<Resolution, GitError>) -> bool {
+    advertisement.is_complete() || !matches!(result, Err(GitError::RefNotFound { .. }))
 }
 
 fn from_commit(commit: CommitId) -> Resolution {

@@ -10,12 +10,15 @@
 //!      └──────────────▶ push::run ──report-status──▶ Moved
 //! ```
 //!
-//! Asking for references uses version 0: one round trip brings them all. Fetching asks for version 2, in which a server
-//! hands out any commit by its id, and takes version 0 where that is what the server speaks. Pushing has version 0 only. Sources of the facts: git's
+//! Asking for references uses version 0: one round trip brings them all. Where they turn out to be many, version 2 is
+//! used instead, in which a server can be asked for some of them ([`ls_refs`]). Fetching asks for version 2, in which a
+//! server hands out any commit by its id, and takes version 0 where that is what the server speaks. Pushing
+//! has version 0 only. Sources of the facts: git's
 //! `gitprotocol-pack(5)`, `gitprotocol-v2(5)`, `gitprotocol-http(5)`.
 
 pub(crate) mod fetch;
 pub(crate) mod greeting;
+pub(crate) mod ls_refs;
 pub(crate) mod pktline;
 pub(crate) mod push;
 mod refusal;

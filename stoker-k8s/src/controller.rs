@@ -26,6 +26,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use stoker_core::{Category, Fault, Retry};
+use stoker_git::SharedRefs;
 use tokio::sync::{mpsc, watch as channel};
 
 use crate::api::{Stoker, StokerStatus};
@@ -55,7 +56,7 @@ pub use build::{BuildError, MAX_METADATA_BYTES, Objects, build};
 pub use dereference::{Heard, World};
 pub use finalize::release_all;
 pub use leader::{Election, LeaseSettings};
-pub use lookup::{LookupError, Outcome, Remote, Remotes};
+pub use lookup::{Counted, LookupError, Outcome};
 pub use measure::describe_metrics;
 pub use report::{Findings, Note, Patience, status, transitions};
 pub use request::{Decision, Request, decide};
@@ -152,7 +153,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 pub async fn run(
     watching: Client,
     requests: Client,
-    remotes: Arc<Remotes>,
+    refs: Arc<SharedRefs>,
     settings: Settings,
     leading: channel::Receiver<bool>,
     ready: channel::Sender<bool>,
@@ -165,7 +166,7 @@ pub async fn run(
     let context = Arc::new(Context {
         client: requests.clone(),
         caches: caches.clone(),
-        lookups: lookup::Lookups::new(requests.clone(), remotes, settings.known_hosts, done),
+        lookups: lookup::Lookups::new(requests.clone(), refs, settings.known_hosts, done),
         heartbeats: heartbeats::Heartbeats::default(),
         leading: leading.clone(),
         recorder: Recorder::new(requests.clone(), reporter),

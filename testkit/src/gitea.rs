@@ -26,6 +26,8 @@ const USER_ID: u32 = 64_999;
 #[derive(Debug)]
 pub struct Gitea {
     address: SocketAddr,
+    ssh_port: u16,
+    host_key: String,
     password: String,
     token: String,
     client: reqwest::Client,
@@ -71,11 +73,15 @@ impl Gitea {
             bail!("Gitea cannot run here: {missing}");
         }
         let leash = Leash::new("gitea")?;
-        let [port] = free_ports()?;
+        let [port, ssh_port] = free_ports()?;
         let address = SocketAddr::new(address, port);
+        let host_key = host_key(leash.folder())?;
         let password = random_text()?;
         let data = tools::data_dir(Tool::Gitea)?;
-        std::fs::write(leash.folder().join("app.ini"), configuration(leash.folder(), &data, address)?)?;
+        std::fs::write(
+            leash.folder().join("app.ini"),
+            configuration(leash.folder(), &data, address, ssh_port)?,
+        )?;
 
         run(&mut command(Place::Here, leash.folder(), &["migrate"])?)?;
         let user = ["admin", "user", "create", "--admin", "--username", ADMIN, "--password", &password];
@@ -95,7 +101,16 @@ impl Gitea {
             let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
             client.timeout(Duration::from_secs(20)).build()?
         };
-        let forge = Self { address, password, token, client, process: Mutex::new(process), _leash: leash };
+        let forge = Self {
+            address,
+            ssh_port,
+            host_key,
+            password,
+            token,
+            client,
+            process: Mutex::new(process),
+            _leash: leash,
+        };
         // Asked as the administrator: an answer to anybody would not show that the token is known.
         wait::until("Gitea's API to answer", Duration::from_secs(30), || async {
             Ok(Some(forge.api(Method::GET, "user", None).await?))
@@ -118,6 +133,16 @@ impl Gitea {
     /// Such as `http://127.0.0.1:3000`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The URL of a repository over ssh, for whose key was added.
+    pub fn ssh_url(&self, repo: &ForgeRepo) -> String {
+        format!("ssh://git@{}:{}/{}.git", self.address.ip(), self.ssh_port, repo.full_name)
+    }
+
+    /// The line of a `known_hosts` file for [`Gitea::ssh_url`].
+    pub fn known_hosts(&self) -> String {
+        format!("[{}]:{} {}", self.address.ip(), self.ssh_port, self.host_key)
     }
 
     /// The administrator's name.
@@ -222,6 +247,9 @@ pub fn lacking() -> Option<Missing> {
             return Some(Missing("Gitea refuses to be root and there are no user namespaces here".into()));
         }
     }
+    if tools::program("ssh-keygen").is_none() {
+        return Some(Missing("there is no `ssh-keygen` on this machine".into()));
+    }
     tools::missing(Tool::Gitea)
 }
 
@@ -258,7 +286,19 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn configuration(folder: &Path, data: &Path, address: SocketAddr) -> Result<String> {
+/// Makes the ssh server's key, which Gitea would take seconds for, and returns the public half.
+fn host_key(folder: &Path) -> Result<String> {
+    let path = folder.join("host_key");
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(&path);
+    let output = command.output().context("running ssh-keygen")?;
+    if !output.status.success() {
+        bail!("ssh-keygen: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(std::fs::read_to_string(path.with_extension("pub"))?.trim().to_owned())
+}
+
+fn configuration(folder: &Path, data: &Path, address: SocketAddr, ssh_port: u16) -> Result<String> {
     let user = match rustix::process::geteuid().is_root() {
         true => "gitea".to_owned(),
         false => String::from_utf8(Command::new("id").arg("-un").output()?.stdout)?.trim().to_owned(),
@@ -276,7 +316,12 @@ ROOT_URL = http://{address}/
 STATIC_ROOT_PATH = {data}
 APP_DATA_PATH = {folder}/data
 OFFLINE_MODE = true
-DISABLE_SSH = true
+START_SSH_SERVER = true
+SSH_LISTEN_HOST = {ip}
+SSH_LISTEN_PORT = {ssh_port}
+SSH_PORT = {ssh_port}
+BUILTIN_SSH_SERVER_USER = git
+SSH_SERVER_HOST_KEYS = {folder}/host_key
 LFS_START_SERVER = false
 [database]
 DB_TYPE = sqlite3

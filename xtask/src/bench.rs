@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use stoker_benches::{Report, engine, idle};
+use stoker_benches::{Report, engine, git, idle};
 
 use crate::cluster::{target_folder, workspace};
 
@@ -17,6 +17,32 @@ pub(crate) enum Bench {
     Idle(Idle),
     /// Time, memory and system calls of the engine on large trees, in turn with git checkout and rsync
     Engine(Engine),
+    /// Instructions of the engine under valgrind, against the counts kept in `benches/instructions.json`
+    Instructions(Instructions),
+    /// Time and memory of following a repository, in turn with git's own client
+    Git(Git),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Instructions {
+    /// Keep what is counted, in place of comparing: after a change that is worth its instructions
+    #[arg(long)]
+    save: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Git {
+    /// How often each pair is run; the median counts
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+
+    /// How many pushes are followed for the slowest of a hundred
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    pushes: u16,
+
+    /// Fetch a repository of 1 GiB instead of 100 MiB
+    #[arg(long)]
+    large: bool,
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +88,8 @@ impl Bench {
         let report = match self {
             Self::Idle(idle) => idle.run()?,
             Self::Engine(engine) => engine.run()?,
+            Self::Instructions(instructions) => instructions.run()?,
+            Self::Git(git) => git.run()?,
         };
         report.print()?;
         let broken = report.broken();
@@ -96,6 +124,20 @@ impl Idle {
     }
 }
 
+impl Instructions {
+    fn run(self) -> Result<Report> {
+        let programs = build("release", &["stoker-benches"])?;
+        let folder = target_folder().join("bench");
+        std::fs::create_dir_all(&folder)?;
+        engine::instructions::run(&engine::instructions::Options {
+            program: programs.join("stoker-engine-subject"),
+            folder,
+            kept: workspace().join("benches/instructions.json"),
+            save: self.save,
+        })
+    }
+}
+
 impl Engine {
     fn run(self) -> Result<Report> {
         let folder = build("release", &["stoker-benches"])?;
@@ -112,6 +154,20 @@ impl Engine {
             rounds: self.rounds.into(),
             large: self.large,
         })
+    }
+}
+
+impl Git {
+    fn run(self) -> Result<Report> {
+        let folder = build("release", &["stoker-benches"])?;
+        let options = git::Options {
+            program: folder.join("stoker-git-subject"),
+            rounds: self.rounds.into(),
+            pushes: self.pushes.into(),
+            large: self.large,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(git::run(&options))
     }
 }
 

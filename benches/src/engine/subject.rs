@@ -71,6 +71,22 @@ impl Subject {
         Ok(self.run(command, commit, data, drift)?.1)
     }
 
+    /// The same under valgrind, which counts instructions; returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// The sync or valgrind fails.
+    pub fn counted(&self, commit: &str, data: &Path, drift: bool, to: &Path) -> Result<u64> {
+        let mut command = Command::new("valgrind");
+        command.args(["--quiet", "--tool=callgrind"]);
+        command.arg(format!("--callgrind-out-file={}", to.display())).arg(&self.program);
+        self.run(command, commit, data, drift)?;
+        let text = std::fs::read_to_string(to).with_context(|| format!("reading {}", to.display()))?;
+        let total =
+            text.lines().find_map(|line| line.strip_prefix("totals:")).context("valgrind counted nothing")?;
+        total.trim().parse().context("valgrind's count is no number")
+    }
+
     fn run(&self, mut command: Command, commit: &str, data: &Path, drift: bool) -> Result<(f64, Outcome)> {
         command.arg(&self.cache).arg(commit).arg(data).args(drift.then_some("drift")).stdin(Stdio::null());
         let began = Instant::now();

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use kube::{Client, Config};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use metrics_util::MetricKindMask;
-use stoker_git::{ChildCommand, Git, HostPolicy};
-use stoker_k8s::controller::{self, Election, LeaseSettings, Patience, Remotes, Settings};
+use stoker_git::{ChildCommand, Git, HostPolicy, SharedRefs};
+use stoker_k8s::controller::{self, Election, LeaseSettings, Patience, Settings};
 use stoker_k8s::receiver::{self, ReceiverState};
 use stoker_k8s::roster::{self, Roster, Scope};
 use tokio::net::TcpListener;
@@ -127,7 +127,7 @@ async fn run(run: Run) -> Result<()> {
 
     let policy = HostPolicy::for_cluster().exempt(run.git_exempt_hosts.iter().cloned()).deny(api_server());
     let git = Git::new(ChildCommand::current_exe()).with_policy(policy);
-    let remotes = Remotes::new(Arc::new(git));
+    let refs = SharedRefs::new(controller::Counted(git));
     let known_hosts = match &run.git_known_hosts {
         Some(file) => Some(
             std::fs::read_to_string(file).with_context(|| format!("--git-known-hosts {}", file.display()))?,
@@ -147,11 +147,11 @@ async fn run(run: Run) -> Result<()> {
         let (ready, is_ready) = watch::channel(false);
         filled.push(is_ready);
         let settings = Settings { scope, ..settings.clone() };
-        let remotes = Arc::clone(&remotes);
+        let refs = Arc::clone(&refs);
         let (watching, requests) = (watching.clone(), requests.clone());
         let (leading, stopping) = (leading.clone(), stopping.clone());
         controllers.push(tokio::spawn(controller::run(
-            watching, requests, remotes, settings, leading, ready, stopping,
+            watching, requests, refs, settings, leading, ready, stopping,
         )));
     }
 

@@ -76,7 +76,7 @@ fn directories_below(root: &Root, at: RelPath<'_>, all: &mut BTreeSet<RelPathBuf
 /// those of `emptied`.
 pub(crate) fn order(
     steps: Vec<Step>,
-    ground: &Ground,
+    mut ground: Ground,
     manifest: &Manifest,
     emptied: &BTreeSet<RelPathBuf>,
     last: &[String],
@@ -94,12 +94,12 @@ pub(crate) fn order(
     });
     // Path order is top down; the reverse visits what is innermost first.
     deletes.sort_by(|a, b| b.path().cmp(a.path()));
-    let empty = directories_left_empty(&puts, &deletes, ground, manifest, emptied);
+    let empty = directories_left_empty(&puts, &deletes, &ground, manifest, emptied);
 
-    let mut missing = ground.missing.clone();
+    let mut missing = std::mem::take(&mut ground.missing);
     let mut swaps = Vec::new();
     let (in_place, deletes): (Vec<_>, Vec<_>) =
-        deletes.into_iter().partition(|step| ground.missing.contains(step.path().as_str()));
+        deletes.into_iter().partition(|step| missing.contains(step.path().as_str()));
     for step in in_place {
         let Step::Delete { path, slot, before } = step else { continue };
         let below = |candidate: &RelPathBuf| candidate.as_path().starts_with(path.as_path());

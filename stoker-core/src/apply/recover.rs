@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use crate::apply::Transaction;
+use crate::giving_back::GivingBack;
 use crate::journal::{Journal, Step, Workshop, remembered};
 use crate::path_map::PathMap;
 use crate::state::{Head, Manifest, names, remove_tree};
@@ -83,14 +84,14 @@ impl Transaction<'_> {
         let Journal { transaction, mut head, steps, .. } = journal;
         let (mut files, mut directories) = (Vec::with_capacity(steps.len()), Vec::new());
         let mut cursor = self.root.cursor();
-        for step in steps.into_iter().flat_map(Step::into_plain) {
+        for step in GivingBack::new(steps).flat_map(Step::into_plain) {
             match step {
                 Step::Put { path, mut entry, .. } => {
                     entry.stat = remembered(cursor.live(path.as_path())?, entry.stat);
                     files.push((path, Some(entry)));
                 }
-                Step::SetMode { path, mut entry, before } => {
-                    entry.stat = remembered(cursor.live(path.as_path())?, before.stat);
+                Step::SetMode { path, mut entry, .. } => {
+                    entry.stat = remembered(cursor.live(path.as_path())?, entry.stat);
                     files.push((path, Some(entry)));
                 }
                 Step::Record { path, entry, .. } => files.push((path, Some(entry))),

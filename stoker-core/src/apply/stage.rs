@@ -8,16 +8,14 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::apply::order::{Ground, order};
 use crate::apply::{Applied, ApplyError, Cancelled, Observer, Transaction};
+use crate::giving_back::GivingBack;
 use crate::journal::{Step, with_executable};
 use crate::path::RelPath;
 use crate::plan::{Action, ActionKind, Plan, Write};
-use crate::root::{StatId, live_file};
+use crate::root::live_file;
 use crate::source::Source;
 use crate::spec::SyncSpec;
 use crate::state::{ManifestEntry, own, own_like};
-
-/// So many actions at a time.
-const GIVE_BACK: usize = 4096;
 
 /// From this many files on, one sync of the whole file system is cheaper than one per file.
 const SYNC_EACH_UP_TO: usize = 3;
@@ -39,15 +37,11 @@ impl Transaction<'_> {
         let writes = |a: &&Action| a.write.is_some() && a.kind.writes() && a.kind != ActionKind::SetMode;
         let total = plan.actions.iter().filter(writes).count();
         let each = total <= SYNC_EACH_UP_TO;
-        let (mut steps, mut slot, mut staged) = (Vec::new(), 0, 0);
+        // With room for the directories that `order` adds: a list that grows among what is made for its items leaves holes.
+        let mut steps = Vec::with_capacity(plan.actions.len() + plan.manifest.trees.len());
+        let (mut slot, mut staged) = (0, 0);
         let mut budget = spec.limits.max_total_bytes;
-        let mut actions = std::mem::take(&mut plan.actions);
-        actions.reverse();
-        while let Some(action) = actions.pop() {
-            // What is done is given back: a first sync has an action for every file.
-            if actions.capacity() - actions.len() > GIVE_BACK {
-                actions.shrink_to_fit();
-            }
+        for action in GivingBack::new(std::mem::take(&mut plan.actions)) {
             let path = action.path.clone();
             let before = action.base.clone();
             let live = action.live.as_deref().copied();
@@ -65,14 +59,8 @@ impl Transaction<'_> {
                         transform: plan.key(write),
                         digest: digest.or(before.as_ref().map(|b| b.digest)).unwrap_or_default(),
                         executable: write.executable,
-                        stat: StatId::default(),
-                    };
-                    let found = || ManifestEntry {
-                        executable: !entry.executable,
                         stat: live.map(|l| l.id).unwrap_or_default(),
-                        ..entry.clone()
                     };
-                    let before = before.unwrap_or_else(|| Box::new(found()));
                     Step::SetMode { path, entry: Box::new(entry), before }
                 }
                 (ActionKind::Adopt, Some(write)) => {
@@ -121,7 +109,7 @@ impl Transaction<'_> {
             rustix::fs::syncfs(self.root.fd()).map_err(|e| root_error(e.into()))?;
         }
         let ground = Ground::survey(self.root, &steps, &plan.manifest.trees).map_err(root_error)?;
-        Ok(order(steps, &ground, &plan.manifest, &plan.emptied, &spec.last_in_directory))
+        Ok(order(steps, ground, &plan.manifest, &plan.emptied, &spec.last_in_directory))
     }
 
     fn stage_one(&self, one: &One<'_>, sync: bool) -> Result<ManifestEntry, ApplyError> {

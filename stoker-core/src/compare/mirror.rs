@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::compare::Comparison;
 use crate::layer::{DesiredState, Layer};
 use crate::path::{RelPath, RelPathBuf};
+use crate::path_map::PathMap;
 use crate::plan::{Action, ActionKind, Found, PlanError};
 use crate::root::Live;
 use crate::source::{Entry, EntryKind};
@@ -14,6 +15,7 @@ impl Comparison<'_, '_> {
     /// Adds the deletion of everything below the mapped directories that nobody wants, protects, excludes or keeps.
     pub(super) fn mirror(
         &mut self,
+        wanted: &PathMap<()>,
         desired: &DesiredState,
         roots: &[Option<Entry>],
     ) -> Result<(), PlanError> {
@@ -22,7 +24,7 @@ impl Comparison<'_, '_> {
         let layers = self.layers.iter().zip(roots).filter(|(_, root)| is_directory(root));
         let mut layers: Vec<&Layer> = layers.map(|(layer, _)| layer).collect();
         layers.sort_by(|a, b| a.destination.cmp(&b.destination));
-        let mut walk = Walk { desired, layers, foreign: Vec::new(), emptied: BTreeSet::new() };
+        let mut walk = Walk { wanted, desired, layers, foreign: Vec::new(), emptied: BTreeSet::new() };
         let mut last: Option<RelPath<'_>> = None;
         for layer in walk.layers.clone() {
             let at = layer.destination.as_path();
@@ -102,7 +104,7 @@ impl Comparison<'_, '_> {
                     let desired = walk.desired;
                     let owned = self.plan.manifest.files.contains(path.as_str());
                     let covered = owned && desired.covers(path.as_path());
-                    let wanted = desired.files.contains(path.as_str()) || covered;
+                    let wanted = walk.wanted.contains(path.as_str()) || covered;
                     let untouched = desired.untouched.iter().any(|d| path.as_path().starts_with(d.as_path()));
                     let stays_here = wanted || untouched || !self.boundaries.allows(path.as_path());
                     // What is owned the table has judged already.
@@ -141,6 +143,7 @@ impl Comparison<'_, '_> {
 }
 
 struct Walk<'l> {
+    wanted: &'l PathMap<()>,
     desired: &'l DesiredState,
     /// The layers that mirror a directory, by destination.
     layers: Vec<&'l Layer>,

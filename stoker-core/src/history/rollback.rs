@@ -8,14 +8,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::apply::{ApplyError, Ground, Transaction, now_ms, order};
-use crate::history::{Cause, Held, RollbackError, held_of, journal, kept, transactions};
-use crate::journal::{Journal, Step, digest_at};
+use crate::history::kept;
+use crate::history::trace::{Moved, Records, Trace, kept_in, traces};
+use crate::history::{Cause, Held, RollbackError, held_of, journal, transactions};
+use crate::journal::{Journal, Step, digest_at, with_executable};
 use crate::path::{RelPath, RelPathBuf};
 use crate::path_map::PathMap;
 use crate::plan::Need;
 use crate::root::{Live, StatId, live_at, open_file};
-use crate::source::ContentId;
-use crate::state::{Head, Manifest, ManifestEntry};
+use crate::state::{Digest, Head, Manifest, ManifestEntry};
+use crate::way::Way;
 
 fn io_error(error: io::Error) -> RollbackError {
     RollbackError::Apply(ApplyError::io(RelPath::ROOT, error))
@@ -112,7 +114,9 @@ impl Transaction<'_> {
         let journal = Journal {
             transaction,
             previous,
-            head: Head { transaction, at: now_ms(), ..before },
+            // Which sources it came from is not said: a policy may have left some file as it was, and that file looks
+            // as it was left now. The next plan has to list them.
+            head: Head { transaction, at: now_ms(), sources: BTreeMap::new(), ..before },
             cause: Cause::Rollback,
             steps,
         };
@@ -125,70 +129,198 @@ impl Transaction<'_> {
     ///
     /// `journals` begins with the newest.
     fn inverse(&self, journals: &[&Journal], current: &Manifest) -> Result<Vec<Step>, RollbackError> {
-        // The oldest transaction that touched a path knows what was there before all of them.
-        let mut oldest: BTreeMap<RelPathBuf, (u64, Step)> = BTreeMap::new();
-        let mut records = BTreeMap::new();
+        let mut records = Records::new();
         for journal in journals {
             let transaction = journal.transaction;
             let record = kept::read(self.state, transaction)
                 .map_err(|source| RollbackError::Read { transaction, source })?;
             records.insert(transaction, record.ok_or(RollbackError::Gap { transaction })?);
-            for step in journal.plain_steps().rev() {
-                if !matches!(step.as_ref(), Step::MakeDirectory { .. } | Step::RemoveDirectory { .. }) {
-                    oldest.insert(step.path().clone(), (transaction, step.into_owned()));
-                }
-            }
         }
         let stage = self.state.directory("stage").map_err(io_error)?;
-        let mut steps = Vec::new();
-        let mut slot = 0;
-        for (path, (transaction, step)) in oldest {
+        let mut back = Back::default();
+        let mut cursor = self.root.cursor();
+        for (path, trace) in traces(journals, &records) {
             let now = current.files.get(path.as_str()).cloned();
-            match step {
-                Step::Put { slot: kept, before, .. } | Step::Delete { slot: kept, before, .. } => {
-                    slot += 1;
-                    let Some(record) = records.get(&transaction).and_then(|r| r.get(&kept)) else {
-                        // There was nothing before.
-                        steps.push(Step::Delete { path, slot, before: now });
-                        continue;
-                    };
-                    let damaged = || RollbackError::Damaged { transaction, path: path.clone(), slot: kept };
-                    let history =
-                        self.state.directory(&format!("history/{transaction}")).map_err(io_error)?;
-                    let staged = restage(&history, &kept.to_string(), &stage, slot, before.as_deref())
-                        .map_err(|e| ApplyError::io(path.as_path(), e))?;
-                    // The copy is what will be live, so it is the copy that is checked.
-                    let entry = staged
-                        .filter(|entry| Some(entry.digest) == record.digest(before.as_deref()))
-                        .ok_or_else(damaged)?;
-                    steps.push(Step::Put { path: path.clone(), slot, entry: Box::new(entry), before: now });
-                    if before.is_none() {
-                        steps.push(Step::Forget { path, before: None });
-                    }
+            let Some(Moved { transaction, slot: kept, before }) = trace.moved else {
+                let live = cursor.live(path.as_path()).map_err(io_error)?;
+                back.note(path, trace, now, live);
+                continue;
+            };
+            back.slot += 1;
+            let slot = back.slot;
+            let Some(record) = kept_in(&records, transaction, kept) else {
+                // There was nothing before.
+                if matches!(cursor.live(path.as_path()).map_err(io_error)?, Live::Absent | Live::Directory) {
+                    back.word(path, trace.base, now);
+                    continue;
                 }
-                Step::SetMode { before, entry, .. } => {
-                    steps.push(Step::SetMode { path, entry: before, before: entry });
-                }
-                Step::Record { before: Some(entry), .. } | Step::Forget { before: Some(entry), .. } => {
-                    steps.push(Step::Record { path, entry, before: now });
-                }
-                Step::Record { .. } => steps.push(Step::Forget { path, before: now }),
-                _ => {}
+                let word = trace.base.map(|entry| (path.clone(), entry));
+                back.words.extend(word.map(|(path, entry)| Step::Record {
+                    path,
+                    entry,
+                    before: now.clone(),
+                }));
+                back.moves.push(Step::Delete { path, slot, before: now });
+                continue;
+            };
+            let wanted = record.digest(before.as_deref());
+            let executable = trace.executable;
+            let history = self.state.directory(&format!("history/{transaction}")).map_err(io_error)?;
+            let name = kept.to_string();
+            let failed = |e| ApplyError::io(path.as_path(), e);
+            if let Some(live) = self.like_kept(path.as_path(), &history, &name, executable).map_err(failed)?
+                && Some(live.0) == wanted
+            {
+                // It is there again already: a program beside us need not see it change.
+                back.told(path, trace.base, now, live);
+                continue;
             }
+            let staged = restage(&history, &name, &stage, slot, executable).map_err(failed)?;
+            // The copy is what will be live, so it is the copy that is checked.
+            let staged = staged
+                .filter(|(digest, _)| Some(*digest) == wanted)
+                .ok_or_else(|| RollbackError::Damaged { transaction, path: path.clone(), slot: kept })?;
+            back.put(path, slot, trace.base, now, staged);
         }
-        let ground = Ground::survey(self.root, &steps, &current.directories).map_err(io_error)?;
-        Ok(order(steps, &ground, current, &BTreeSet::new(), &[]))
+        self.nothing_in_the_way(journals, &back.moves)?;
+        let ground = Ground::survey(self.root, &back.moves, &current.directories).map_err(io_error)?;
+        let mut steps = order(back.moves, ground, current, &BTreeSet::new(), &[]);
+        // The manifest's last word on a path is that of the last step.
+        steps.extend(back.words);
+        Ok(steps)
+    }
+
+    /// What is at `path`, if that is a file like the kept one in all but, perhaps, its content.
+    fn like_kept(
+        &self,
+        path: RelPath<'_>,
+        history: &OwnedFd,
+        kept: &str,
+        executable: Option<bool>,
+    ) -> io::Result<Option<(Digest, StatId)>> {
+        let mut cursor = self.root.cursor();
+        let (Live::File(live), Live::File(kept)) = (cursor.live(path)?, live_at(history.as_fd(), kept)?)
+        else {
+            return Ok(None);
+        };
+        let mode = executable.map_or(kept.mode, |executable| with_executable(kept.mode, executable));
+        if (live.id.size, live.mode, live.uid, live.gid) != (kept.id.size, mode, kept.uid, kept.gid) {
+            return Ok(None);
+        }
+        let Some(parent) = cursor.parent(path)? else { return Ok(None) };
+        let digest = digest_at(parent.as_fd(), path.file_name().unwrap_or_default())?;
+        Ok(digest.map(|digest| (digest, live.id)))
+    }
+
+    /// Checks that everything that comes back has a place.
+    fn nothing_in_the_way(&self, journals: &[&Journal], moves: &[Step]) -> Result<(), RollbackError> {
+        let of = |wanted: fn(&Step) -> bool| moves.iter().filter(move |step| wanted(step)).map(Step::path);
+        let puts: BTreeSet<&RelPathBuf> = of(|step| matches!(step, Step::Put { .. })).collect();
+        let deleted = of(|step| matches!(step, Step::Delete { .. })).map(RelPathBuf::as_str).collect();
+        let mut way = Way::new(self.root, deleted);
+        for below in &puts {
+            if let Some(path) = below.as_path().ancestors().find_map(|above| puts.get(&above.to_buf())) {
+                let transaction = journals.last().map_or(0, |oldest| oldest.transaction);
+                let (path, below) = (RelPathBuf::clone(path), RelPathBuf::clone(below));
+                return Err(RollbackError::Contradiction { transaction, path, below });
+            }
+            way.clear(below.as_path()).map_err(|error| RollbackError::InTheWay(Box::new(error)))?;
+        }
+        Ok(())
     }
 }
 
-/// Copies a kept content into the stage; history stays complete. `None` when nothing was kept.
+/// The steps back.
+#[derive(Debug, Default)]
+struct Back {
+    moves: Vec<Step>,
+    /// What the manifest has to say in the end, where the moves do not tell.
+    words: Vec<Step>,
+    slot: u32,
+}
+
+impl Back {
+    /// A content, staged in `slot`, goes to `path`; the manifest says `base` of it.
+    fn put(
+        &mut self,
+        path: RelPathBuf,
+        slot: u32,
+        base: Option<Box<ManifestEntry>>,
+        now: Option<Box<ManifestEntry>>,
+        (digest, stat): (Digest, StatId),
+    ) {
+        let entry = match base {
+            Some(base) if base.is_of(digest) => ManifestEntry { digest, stat, ..*base },
+            // It was not what had been written: the manifest must not take it for that.
+            base => {
+                self.words.push(match base {
+                    Some(base) => {
+                        let entry = Box::new(ManifestEntry { stat: StatId::default(), ..*base });
+                        Step::Record { path: path.clone(), entry, before: None }
+                    }
+                    None => Step::Forget { path: path.clone(), before: None },
+                });
+                ManifestEntry::of_others(digest, stat)
+            }
+        };
+        self.moves.push(Step::Put { path, slot, entry: Box::new(entry), before: now });
+    }
+
+    /// The content is there already, and looks like `stat`; the manifest says `base` of it.
+    fn told(
+        &mut self,
+        path: RelPathBuf,
+        base: Option<Box<ManifestEntry>>,
+        now: Option<Box<ManifestEntry>>,
+        (digest, stat): (Digest, StatId),
+    ) {
+        let entry = base.map(|base| {
+            let stat = if base.is_of(digest) { stat } else { StatId::default() };
+            Box::new(ManifestEntry { stat, ..*base })
+        });
+        self.word(path, entry, now);
+    }
+
+    /// The manifest has to say `entry` where it says `now`.
+    fn word(&mut self, path: RelPathBuf, entry: Option<Box<ManifestEntry>>, now: Option<Box<ManifestEntry>>) {
+        match entry {
+            Some(entry) if now.as_ref().is_some_and(|now| now.is_as(&entry)) => {}
+            Some(entry) => self.words.push(Step::Record { path, entry, before: now }),
+            None if now.is_none() => {}
+            None => self.words.push(Step::Forget { path, before: now }),
+        }
+    }
+
+    /// No content moves: the mode, perhaps, and what the manifest says.
+    fn note(&mut self, path: RelPathBuf, trace: Trace, now: Option<Box<ManifestEntry>>, live: Live) {
+        let Trace { base, executable, .. } = trace;
+        let differs =
+            |executable: &bool| matches!(live, Live::File(file) if (file.mode & 0o100 != 0) != *executable);
+        let Some(executable) = executable.filter(differs) else { return self.word(path, base, now) };
+        let known = base.clone().or_else(|| now.clone());
+        let unknown = || Box::new(ManifestEntry::of_others(Digest::default(), StatId::default()));
+        let mut entry = known.unwrap_or_else(unknown);
+        entry.executable = executable;
+        entry.stat = now.as_ref().map(|now| now.stat).unwrap_or_default();
+        if !base.as_ref().is_some_and(|base| base.is_as(&entry)) {
+            self.words.push(match base {
+                Some(entry) => Step::Record { path: path.clone(), entry, before: now.clone() },
+                None => Step::Forget { path: path.clone(), before: now.clone() },
+            });
+        }
+        self.moves.push(Step::SetMode { path, entry, before: now });
+    }
+}
+
+/// Copies a kept content into the stage, `executable` if that is given and else as it was; history stays complete. Returns
+/// what the copy is; `None` when nothing was kept.
 fn restage(
     history: &OwnedFd,
     kept: &str,
     stage: &OwnedFd,
     slot: u32,
-    before: Option<&ManifestEntry>,
-) -> io::Result<Option<ManifestEntry>> {
+    executable: Option<bool>,
+) -> io::Result<Option<(Digest, StatId)>> {
     let slot = slot.to_string();
     match live_at(history.as_fd(), kept)? {
         Live::File(file) => {
@@ -197,7 +329,8 @@ fn restage(
             let fd = rustix::fs::openat(stage, &slot, flags, Mode::from_raw_mode(0o600))?;
             let mut copy = File::from(fd);
             io::copy(&mut source, &mut copy)?;
-            rustix::fs::fchmod(&copy, Mode::from_raw_mode(file.mode))?;
+            let mode = executable.map_or(file.mode, |executable| with_executable(file.mode, executable));
+            rustix::fs::fchmod(&copy, Mode::from_raw_mode(mode))?;
             if rustix::process::geteuid().is_root() {
                 crate::state::own(stage.as_fd(), &slot, file.uid, file.gid)?;
             }
@@ -225,10 +358,5 @@ fn restage(
         Live::File(file) => file.id,
         _ => StatId::default(),
     };
-    Ok(Some(match before {
-        Some(before) => ManifestEntry { digest, stat, ..before.clone() },
-        None => {
-            ManifestEntry { id: ContentId::of(&digest), transform: [0; 16], digest, executable: false, stat }
-        }
-    }))
+    Ok(Some((digest, stat)))
 }

@@ -61,7 +61,7 @@ impl Workshop<'_> {
         match step {
             Step::MakeDirectory { path } => self.remove_directory(path.as_path()),
             Step::RemoveDirectory { path } => self.make_directory(path.as_path()),
-            Step::SetMode { path, before, .. } => self.set_mode(path.as_path(), before.executable),
+            Step::SetMode { path, entry, .. } => self.set_mode(path.as_path(), !entry.executable),
             Step::Put { path, slot, entry, .. } => self.unput(path.as_path(), &slot.to_string(), entry),
             Step::Delete { path, slot, .. } => {
                 let slot = slot.to_string();

@@ -1,4 +1,4 @@
-//! Random commits, random edits by somebody else, random deaths of the process, against the reference.
+//! Random commits, random edits by somebody else, random ways back, random deaths of the process, against the reference.
 //!
 //! `STOKER_MODEL_SEED` repeats a run, `STOKER_MODEL_STEPS` makes it longer (default 100,000 steps over all workers).
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use stoker_core::{Engine, Mapping, MaxDeletes, NoObserver, PlanOptions, Policy, Prune, SyncSpec};
 
 use crate::check::directories;
-use crate::reference::{Files, Reference};
+use crate::reference::{Done, Files, Reference};
 use crate::world::{Tree, files};
 
 /// A small generator of numbers, the same everywhere.
@@ -52,6 +52,7 @@ pub(crate) fn run(seed: u64, steps: usize, root: &Path) -> Result<Numbers, Strin
             prune: Prune::Owned,
         },
         desired: Files::new(),
+        past: Vec::new(),
         revision: 0,
         numbers: Numbers::default(),
     };
@@ -66,6 +67,7 @@ pub(crate) fn run(seed: u64, steps: usize, root: &Path) -> Result<Numbers, Strin
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Numbers {
     pub(crate) syncs: usize,
+    pub(crate) rollbacks: usize,
     pub(crate) refused: usize,
     pub(crate) deaths: usize,
 }
@@ -76,6 +78,8 @@ struct World {
     commit: PathBuf,
     known: Reference,
     desired: Files,
+    /// The transactions so far, oldest first.
+    past: Vec<Done>,
     revision: u64,
     numbers: Numbers,
 }
@@ -85,7 +89,8 @@ impl World {
         match self.dice.below(100) {
             0..50 => self.edit(),
             50..65 => self.commit(),
-            65..97 => self.sync()?,
+            65..94 => self.sync()?,
+            94..97 => self.roll_back()?,
             97 => {
                 self.known.policy =
                     self.dice.one(&[Policy::SourceWins, Policy::DestinationWins, Policy::Manual]);
@@ -143,23 +148,69 @@ impl World {
         let next = self.known.synced(&self.desired);
         let done = sync(&self.root, &self.desired, &self.revision.to_string(), &self.known);
         match (done, next) {
-            (Ok(transaction), Some(next)) => {
-                self.lost_nothing(&next, transaction)?;
-                self.known = next;
-            }
+            (Ok(transaction), Some(next)) => self.done(next, transaction)?,
             (Err(error), None) if error.contains("is wanted as a") => self.numbers.refused += 1,
             (done, next) => return Err(format!("{done:?}, expected {next:?}, was {:?}", self.known)),
         }
         self.agrees()
     }
 
-    /// A sync whose process dies somewhere; then a restart.
+    /// What was expected is there.
+    fn done(&mut self, next: Reference, transaction: Option<u64>) -> Result<(), String> {
+        self.lost_nothing(&next, transaction)?;
+        let before = std::mem::replace(&mut self.known, next);
+        if let Some(number) = transaction {
+            self.past.push(Done { number, before, after: self.known.clone() });
+        }
+        Ok(())
+    }
+
+    /// The transactions that a way back of random length undoes, oldest first.
+    fn way_back(&mut self) -> Vec<Done> {
+        // The history keeps ten.
+        let from = self.past.len().saturating_sub(1 + self.dice.below(4));
+        self.past[from..].to_vec()
+    }
+
+    fn roll_back(&mut self) -> Result<(), String> {
+        let undone = self.way_back();
+        let Some(target) = undone.first().map(|done| done.number) else { return Ok(()) };
+        self.numbers.rollbacks += 1;
+        let next = self.known.rolled_back(&undone);
+        match (roll_back(&self.root, target), next) {
+            (Ok(transaction), Some(next)) => self.done(next, Some(transaction))?,
+            (Err(_), None) => self.numbers.refused += 1,
+            (done, next) => {
+                return Err(format!(
+                    "back over {undone:?}: {done:?}, expected {next:?}, was {:?}",
+                    self.known
+                ));
+            }
+        }
+        self.agrees()
+    }
+
+    /// A sync or a way back whose process dies somewhere; then a restart.
     fn die(&mut self) -> Result<(), String> {
         self.numbers.deaths += 1;
         self.revision += 1;
         self.known.directories = directories(&self.root);
-        let next = self.known.synced(&self.desired).unwrap_or_else(|| self.known.clone());
-        let job = (&self.desired, self.revision.to_string(), self.known.policy, self.known.prune);
+        let undone = if self.dice.below(3) == 0 { self.way_back() } else { Vec::new() };
+        let target = undone.first().map(|done| done.number);
+        let next = match target {
+            Some(_) => self.known.rolled_back(&undone),
+            None => self.known.synced(&self.desired),
+        };
+        let next = next.unwrap_or_else(|| self.known.clone());
+        let live = |engine: &Engine| engine.head().unwrap().map_or(0, |head| head.transaction);
+        let before = live(&Engine::open(&self.root).unwrap());
+        let job = Job {
+            desired: self.desired.clone(),
+            revision: self.revision.to_string(),
+            policy: self.known.policy,
+            prune: self.known.prune,
+            target,
+        };
         std::fs::write(&self.commit, serde_json::to_vec(&job).unwrap()).unwrap();
         let call = self.dice.one(&[
             "renameat2",
@@ -184,10 +235,16 @@ impl World {
             .status();
         let engine = Engine::open(&self.root).unwrap();
         engine.begin(false).map_err(|e| stoker_core::chain(&e))?;
+        let now = live(&engine);
+        if target.is_some() {
+            if now > before {
+                self.done(next, Some(now))?;
+            }
+            return self.agrees();
+        }
         let head = engine.head().unwrap();
-        if head.as_ref().is_some_and(|head| head.revision == self.revision.to_string()) {
-            self.lost_nothing(&next, head.map(|h| h.transaction))?;
-            self.known = next;
+        if head.is_some_and(|head| head.revision == self.revision.to_string()) {
+            self.done(next, Some(now).filter(|now| *now > before))?;
         } else if next.live == self.known.live {
             // Nothing was to be written, only to be noted: how much of the note is there shows in no file. The next
             // sync completes it.
@@ -195,6 +252,7 @@ impl World {
         } else if files(&self.root) == next.live {
             // Live, but a power cut or death took the note of it, which the next sync writes again.
             self.known.live = next.live;
+            self.past.clear();
         }
         self.agrees()
     }
@@ -203,6 +261,10 @@ impl World {
         let found = files(&self.root);
         if found != self.known.live {
             return Err(format!("found {found:?}, expected {:?}", self.known));
+        }
+        let owned = Engine::open(&self.root).unwrap().owned().unwrap();
+        if !owned.iter().map(|path| path.as_str()).eq(self.known.owned.keys()) {
+            return Err(format!("owned is {owned:?}, expected {:?}", self.known));
         }
         Ok(())
     }
@@ -255,11 +317,30 @@ pub(crate) fn perform(
     run().map_err(|e| stoker_core::chain(e.as_ref()))
 }
 
+fn roll_back(root: &Path, target: u64) -> Result<u64, String> {
+    let run = || -> Result<u64, Box<dyn std::error::Error>> {
+        Ok(Engine::open(root)?.begin(true)?.rollback(Some(target))?.transaction)
+    };
+    run().map_err(|e| stoker_core::chain(e.as_ref()))
+}
+
+/// What a child does before it dies: a sync, or the way back to before a transaction.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Job {
+    desired: Files,
+    revision: String,
+    policy: Policy,
+    prune: Prune,
+    target: Option<u64>,
+}
+
 /// What the child of [`World::die`] runs.
 pub(crate) fn child(commit: &Path, root: &Path) {
-    let job: (Files, String, Policy, Prune) =
-        serde_json::from_slice(&std::fs::read(commit).unwrap()).unwrap();
-    let _ = perform(root, &job.0, &job.1, job.2, job.3);
+    let job: Job = serde_json::from_slice(&std::fs::read(commit).unwrap()).unwrap();
+    let _ = match job.target {
+        Some(target) => roll_back(root, target).map(Some),
+        None => perform(root, &job.desired, &job.revision, job.policy, job.prune),
+    };
 }
 
 /// Runs worlds side by side until enough steps are taken.
@@ -291,6 +372,7 @@ pub(crate) fn prove(scratch: &Path) -> (usize, Vec<String>) {
                     match result {
                         Ok(numbers) => {
                             all.syncs += numbers.syncs;
+                            all.rollbacks += numbers.rollbacks;
                             all.refused += numbers.refused;
                             all.deaths += numbers.deaths;
                         }
@@ -302,9 +384,10 @@ pub(crate) fn prove(scratch: &Path) -> (usize, Vec<String>) {
     });
     let (all, wrong) = results.into_inner().unwrap();
     println!(
-        "model: seed {seed}, {} steps, {} syncs, {} refused, {} deaths, {} violations, {:.1} s",
+        "model: seed {seed}, {} steps, {} syncs, {} rollbacks, {} refused, {} deaths, {} violations, {:.1} s",
         worlds * age,
         all.syncs,
+        all.rollbacks,
         all.refused,
         all.deaths,
         wrong.len(),

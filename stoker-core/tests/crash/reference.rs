@@ -19,6 +19,37 @@ pub(crate) struct Reference {
     pub(crate) prune: Prune,
 }
 
+/// A transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Done {
+    pub(crate) number: u64,
+    pub(crate) before: Reference,
+    pub(crate) after: Reference,
+}
+
+impl Done {
+    /// The paths whose file is another one after than before.
+    fn moved(&self) -> impl Iterator<Item = &String> {
+        differing(&self.before.live, &self.after.live)
+    }
+
+    /// The paths of which the engine knows something else after than before.
+    fn touched(&self) -> impl Iterator<Item = &String> {
+        self.moved().chain(differing(&self.before.owned, &self.after.owned))
+    }
+}
+
+fn differing<'a>(one: &'a Files, other: &'a Files) -> impl Iterator<Item = &'a String> {
+    one.keys().chain(other.keys()).filter(|path| one.get(*path) != other.get(*path))
+}
+
+fn set(files: &mut Files, path: &str, content: Option<&String>) {
+    match content {
+        Some(content) => files.insert(path.to_owned(), content.clone()),
+        None => files.remove(path),
+    };
+}
+
 fn above(path: &str) -> impl Iterator<Item = &str> {
     path.char_indices().filter(|(_, c)| *c == '/').map(|(at, _)| &path[..at])
 }
@@ -84,16 +115,33 @@ impl Reference {
             });
             deleted.extend(foreign.cloned());
         }
-        for path in &created {
-            let blocked_by_files =
-                self.live.keys().any(|live| is_below(live, path) && !deleted.contains(live));
-            let blocked_above = above(path).any(|at| self.live.contains_key(at) && !deleted.contains(at));
-            if blocked_by_files || blocked_above {
-                return None;
-            }
+        if created.iter().any(|path| self.blocks(path, &deleted)) {
+            return None;
         }
         next.live.retain(|path, _| !deleted.contains(path));
         Some(next)
+    }
+
+    /// Whether what is there keeps a file from being made at `path`, also when some files are deleted first.
+    fn blocks(&self, path: &str, deleted: &BTreeSet<String>) -> bool {
+        let stays = |live: &String| !deleted.contains(live);
+        self.live.keys().any(|live| is_below(live, path) && stays(live))
+            || above(path).any(|at| self.live.keys().any(|live| live == at && stays(live)))
+    }
+
+    /// The destination after the way back over some transactions, oldest first; `None` when something of somebody else
+    /// is in the way and nothing happens.
+    pub(crate) fn rolled_back(&self, undone: &[Done]) -> Option<Self> {
+        let mut next = self.clone();
+        for done in undone.iter().rev() {
+            done.moved().for_each(|path| set(&mut next.live, path, done.before.live.get(path)));
+            done.touched().for_each(|path| set(&mut next.owned, path, done.before.owned.get(path)));
+        }
+        let deleted = self.live.keys().filter(|path| !next.live.contains_key(*path)).cloned().collect();
+        let mut made = next.live.keys().filter(|path| !self.live.contains_key(*path));
+        let has_place =
+            |path: &String| !self.blocks(path, &deleted) && above(path).all(|at| !next.live.contains_key(at));
+        if made.all(has_place) { Some(next) } else { None }
     }
 
     /// The contents that are there now and would not be there any more.

@@ -33,6 +33,40 @@ fn rollback_restores_exactly_what_was_there() {
 }
 
 #[test]
+fn the_way_back_over_several_transactions_ends_before_the_oldest() {
+    let world = World::new();
+    // Adopted, together with something that is written; then made executable; then changed.
+    world.write("a.sh", "1");
+    world.sync(&Tree::of([("a", "1"), ("m", "1")]), "0");
+    std::fs::rename(world.path("a.sh"), world.path("b.sh")).unwrap();
+    let before = world.files();
+    world.sync(&Tree::of([("a", "2"), ("m", "1"), ("b.sh", "1")]), "1");
+    world.sync(&Tree::of([("a", "2"), ("m", "2"), ("b.sh", "2")]), "2");
+    assert_ne!(world.files(), before);
+    world.engine().begin(false).unwrap().rollback(Some(2)).unwrap();
+    assert_eq!(world.files(), before);
+    assert!(!world.engine().owned().unwrap().iter().any(|path| path.as_str() == "b.sh"));
+}
+
+#[test]
+fn the_way_back_leaves_alone_what_others_made_since() {
+    let world = World::new();
+    world.sync(&Tree::of([("k", "1"), ("d/a", "1")]), "1");
+    std::fs::remove_file(world.path("d/a")).unwrap();
+    world.sync(&Tree::of([("k", "2")]), "2");
+    world.write("d/a", "theirs");
+    world.engine().begin(false).unwrap().rollback(Some(2)).unwrap();
+    assert_eq!(world.files(), expect([("k", "1"), ("d/a", "theirs")]));
+    // A directory of others in the place of a file that would have to come back.
+    std::fs::remove_file(world.path("k")).unwrap();
+    world.write("k/theirs", "x");
+    let error = world.engine().begin(false).unwrap().rollback(Some(2)).unwrap_err();
+    assert_eq!(error.category().as_str(), "PathInTheWay");
+    assert!(error.to_string().starts_with("k is wanted as a file, but a directory with files is there"));
+    assert_eq!(world.files(), expect([("k/theirs", "x"), ("d/a", "theirs")]));
+}
+
+#[test]
 fn history_is_bounded_and_says_what_is_kept() {
     let world = World::new();
     for n in 0..8 {

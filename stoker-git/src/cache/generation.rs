@@ -143,21 +143,23 @@ impl Generation {
         held
     }
 
-    /// Whether another pack would be one too many, or the packs have outgrown what one fetch would bring.
+    /// Whether another pack would be one too many, or one like the last would make all of them more than twice of what
+    /// one fetch brings.
     pub(crate) fn is_worn(&self, max_packs: usize) -> bool {
         let sizes = self.pack_sizes();
         let (total, largest) = (sizes.iter().sum::<u64>(), sizes.iter().max().copied().unwrap_or_default());
-        sizes.len() >= max_packs || (sizes.len() > 1 && total > 2 * largest + (1 << 20))
+        let next = sizes.last().copied().unwrap_or_default();
+        sizes.len() >= max_packs || (sizes.len() > 1 && total + next > 2 * largest + (1 << 20))
     }
 
+    /// Oldest first.
     fn pack_sizes(&self) -> Vec<u64> {
         let Ok(entries) = std::fs::read_dir(self.pack_dir()) else { return Vec::new() };
         let is_pack = |path: &Path| path.extension().is_some_and(|e| e == "pack");
-        entries
-            .flatten()
-            .filter(|e| is_pack(&e.path()))
-            .filter_map(|e| Some(e.metadata().ok()?.len()))
-            .collect()
+        let packs = entries.flatten().filter(|e| is_pack(&e.path())).filter_map(|e| e.metadata().ok());
+        let mut sizes: Vec<_> = packs.filter_map(|meta| Some((meta.modified().ok()?, meta.len()))).collect();
+        sizes.sort_unstable();
+        sizes.into_iter().map(|(_, size)| size).collect()
     }
 
     /// Whether its newest commit can be read: the cheap part of a check, done before each fetch.

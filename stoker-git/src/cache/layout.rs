@@ -175,14 +175,16 @@ mod tests {
 
     #[test]
     fn a_cache_that_is_new_begun_or_whole_is_taken() {
+        // Another test may start a program at this very moment, which has our lock until it is itself.
+        const PATIENCE: Duration = Duration::from_secs(5);
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("lost+found")).unwrap();
-        drop(lock(dir.path(), Duration::ZERO).unwrap());
+        drop(lock(dir.path(), PATIENCE).unwrap());
         std::fs::write(dir.path().join("origin.new"), "https://h").unwrap();
-        drop(lock(dir.path(), Duration::ZERO).unwrap().usable("https://h/a").unwrap());
+        drop(lock(dir.path(), PATIENCE).unwrap().usable("https://h/a").unwrap());
         // What somebody left in a cache does not make it unusable.
         std::fs::write(dir.path().join("README"), "do not delete").unwrap();
-        lock(dir.path(), Duration::ZERO).unwrap();
-        lock(&dir.path().join("below/new"), Duration::ZERO).unwrap();
+        lock(dir.path(), PATIENCE).unwrap();
+        lock(&dir.path().join("below/new"), PATIENCE).unwrap();
     }
 }

@@ -32,7 +32,12 @@ pub(crate) struct Request {
 /// What a child can do.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
-    Advertise,
+    /// All references; or where they are many (or known to be), those that start with one of the prefixes, if any is
+    /// given.
+    Advertise {
+        prefixes: Vec<String>,
+        many: bool,
+    },
     /// What the credential, a GitHub App, is worth; the URL is that of the API.
     AppToken,
     Fetch {
@@ -78,6 +83,8 @@ pub struct FetchReport {
     /// A whole history had to be fetched: the server gives out only what is at the tip of a branch or tag
     /// (see `uploadpack.allowAnySHA1InWant` of git).
     pub whole_history: bool,
+    /// The most memory that the fetching process had at any time, in bytes; 0 where nobody knows.
+    pub peak_memory_bytes: u64,
 }
 
 /// A token on its way to the parent, through a pipe.
@@ -221,8 +228,14 @@ mod tests {
         ] {
             let access = Access { credentials, known_hosts: Some("h".into()), ca_pem: Some("c".into()) };
             let (limits, policy) = (Limits::default(), HostPolicy::default());
-            let request =
-                Request::new("u".into(), &access, policy, limits, Duration::from_secs(1), Task::Advertise);
+            let request = Request::new(
+                "u".into(),
+                &access,
+                policy,
+                limits,
+                Duration::from_secs(1),
+                Task::Advertise { prefixes: vec!["HEAD".into()], many: false },
+            );
             let line = serde_json::to_string(&request).unwrap();
             assert!(!line.contains('\n'));
             let read: Request = serde_json::from_str(&line).unwrap();

@@ -17,8 +17,12 @@ use crate::object_id::CommitId;
 use crate::transport::{self, AppToken, Destination};
 use crate::url::{Protocol, RemoteUrl};
 use crate::wire::fetch::{Fetched, Want};
-use crate::wire::greeting::{self, Greeting};
-use crate::wire::{self, Service, Version};
+use crate::wire::greeting::{self, Bounds, Greeting};
+use crate::wire::{self, Connection, Service, Version, ls_refs};
+
+/// When references are many: below this, having them all in one round trip costs less than a second round trip.
+/// About four thousand.
+const MANY_REFS_BYTES: usize = 256 << 10;
 
 /// Does what is asked. `contents` came after the request.
 pub(super) fn perform(request: &Request, contents: Vec<Vec<u8>>) -> Result<Answer, GitError> {
@@ -27,7 +31,7 @@ pub(super) fn perform(request: &Request, contents: Vec<Vec<u8>>) -> Result<Answe
     let access = request.access();
     let work = Work { request, url: &url, access: &access };
     match &request.task {
-        Task::Advertise => work.advertise().map(Answer::Advertisement),
+        Task::Advertise { prefixes, many } => work.advertise(prefixes, *many).map(Answer::Advertisement),
         Task::AppToken => {
             let (token, lasts) = work.app_token()?;
             Ok(Answer::AppToken { token: WireToken::new(&token), lasts })
@@ -61,21 +65,53 @@ impl Work<'_> {
         }
     }
 
-    fn advertise(&self) -> Result<Advertisement, GitError> {
+    fn advertise(&self, prefixes: &[String], many: bool) -> Result<Advertisement, GitError> {
         if self.url.protocol() == Protocol::File {
-            return LocalRepository::open(self.url)?.advertisement();
+            return LocalRepository::open(self.url)?.advertisement(prefixes);
         }
         let url = self.url.to_string();
-        let mut connection = transport::open(&self.destination(), Service::UploadPack(Version::V0))?;
-        match greeting::read(connection.greeting()?, &url) {
-            Ok(Greeting::V0(advertisement, _)) => {
+        let patience = self.request.limits.stall_timeout;
+        if prefixes.is_empty() || !many {
+            let most_bytes = if prefixes.is_empty() { usize::MAX } else { MANY_REFS_BYTES };
+            let (mut connection, greeting) = self.greet(Version::V0, Bounds { patience, most_bytes })?;
+            match greeting {
+                Some(Greeting::V0(advertisement, _)) => {
+                    connection.goodbye();
+                    return Ok(advertisement);
+                }
+                Some(Greeting::V2(_)) => {
+                    let detail = "it speaks version 2 of the protocol without being asked to".to_owned();
+                    return Err(GitError::Protocol { url, detail });
+                }
+                // The rest stays unread: the connection goes.
+                None => {}
+            }
+        }
+        let (mut connection, greeting) = self.greet(Version::V2, Bounds::none(patience))?;
+        match greeting {
+            Some(Greeting::V2(capabilities)) => {
+                let advertisement = ls_refs::run(&mut *connection, &capabilities, prefixes, &url, patience)?;
                 connection.goodbye();
                 Ok(advertisement)
             }
-            Ok(Greeting::V2(_)) => {
-                let detail = "it speaks version 2 of the protocol without being asked to".to_owned();
-                Err(GitError::Protocol { url, detail })
+            // It tells everything or nothing.
+            Some(Greeting::V0(advertisement, _)) => {
+                connection.goodbye();
+                Ok(advertisement)
             }
+            None => Err(GitError::Protocol { url, detail: "its greeting has no end".to_owned() }),
+        }
+    }
+
+    /// Connects and reads what the server says first.
+    fn greet(
+        &self,
+        version: Version,
+        bounds: Bounds,
+    ) -> Result<(Box<dyn Connection>, Option<Greeting>), GitError> {
+        let mut connection = transport::open(&self.destination(), Service::UploadPack(version))?;
+        match greeting::read(connection.greeting()?, &self.url.to_string(), bounds) {
+            Ok(greeting) => Ok((connection, greeting)),
             Err(error @ GitError::Protocol { .. }) => Err(connection.complaint().unwrap_or(error)),
             Err(error) => Err(error),
         }
@@ -139,8 +175,8 @@ impl Work<'_> {
             let shallow = LocalRepository::open(self.url)?.copy(commit, &base, &mut writer)?;
             Fetched { shallow, bytes: writer.written(), ..Fetched::default() }
         } else {
-            let shallow = generation.shallow();
-            let want = Want { commit: *commit, hint: hint.map(str::to_owned), have, shallow };
+            let (shallow, patience) = (generation.shallow(), self.request.limits.stall_timeout);
+            let want = Want { commit: *commit, hint: hint.map(str::to_owned), have, shallow, patience };
             self.ask(&want, &url, &mut writer)?
         };
         writer.finish()?;
@@ -158,12 +194,10 @@ impl Work<'_> {
 
     /// Asks a server for one object and what belongs to it.
     fn ask(&self, want: &Want, url: &str, sink: &mut PackWriter<'_>) -> Result<Fetched, GitError> {
-        let mut connection = transport::open(&self.destination(), Service::UploadPack(Version::V2))?;
-        let greeting = match greeting::read(connection.greeting()?, url) {
-            Err(error @ GitError::Protocol { .. }) => {
-                return Err(connection.complaint().unwrap_or(error));
-            }
-            greeting => greeting?,
+        let (mut connection, greeting) = self.greet(Version::V2, Bounds::none(want.patience))?;
+        let Some(greeting) = greeting else {
+            let (url, detail) = (url.to_owned(), "its greeting has no end".to_owned());
+            return Err(GitError::Protocol { url, detail });
         };
         wire::fetch::run(&mut *connection, &greeting, want, url, sink)
     }
@@ -175,5 +209,13 @@ fn report(fetched: &Fetched, rebuilt: bool) -> FetchReport {
         already_present: false,
         rebuilt,
         whole_history: fetched.whole_history,
+        peak_memory_bytes: peak_memory_bytes().unwrap_or_default(),
     }
+}
+
+/// `VmHWM` of proc(5).
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }

@@ -1,8 +1,16 @@
 //! Host keys that big forges publish.
 //!
 //! Each key was compared in at least two independent places: the forge's own page where that shows keys or fingerprints,
-//! and the known hosts that public projects ship (the Argo CD project's `ssh_known_hosts` for all of them but the RSA key
-//! of Bitbucket, which it lists in its retired form). The tests hold the fingerprints.
+//! and what public projects ship. The tests hold the fingerprints. Beside the forges' own pages:
+//!
+//! - the Argo CD project: the keys of its `ssh_known_hosts`, and the fingerprints in its tests and in the page "Declarative
+//!   setup" of its manual (all four hosts)
+//! - Google Cloud's page "Connect to a third-party Git repository" of Dataform (Azure DevOps; the ed25519 keys of
+//!   Bitbucket and GitHub)
+//! - the Flux project: `tests/integration` of `fluxcd/pkg` (Azure DevOps)
+//! - Microsoft's page below, whose example of a first connection shows the fingerprint (Azure DevOps)
+//!
+//! The forges' own:
 //!
 //! - github.com, also reachable as `ssh.github.com` on port 443: keys and fingerprints at
 //!   <https://docs.github.com/en/authentication/keeping-your-account-and-data-secure/githubs-ssh-key-fingerprints>

@@ -143,8 +143,24 @@ fn unusable_lines_are_skipped_and_said() {
         key.rsplit(' ').next().unwrap()
     );
     let known = KnownHosts::parse(&text);
-    assert_eq!(known.entries.len(), 1);
-    assert_eq!(known.skipped().iter().map(|s| s.line).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(known.entries.len(), 2);
+    assert_eq!(known.skipped().iter().map(|s| s.line).collect::<Vec<_>>(), [2, 3, 4, 5, 7, 8, 9]);
+}
+
+#[test]
+fn an_authority_makes_no_host_known_but_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "ca", "ed25519");
+    let line = key.known_hosts_line("x", 22);
+    let ca = |hosts: &str| {
+        KnownHosts::parse(&format!("@cert-authority {hosts} {}", line.split_once(' ').unwrap().1))
+    };
+    let known = ca("*.example.com,[git.example.net]:2222");
+    assert_eq!(known.judge("git.example.com", 22, &key), HostKeyVerdict::Unknown);
+    assert!(known.names_authority("git.example.com", 22) && known.names_authority("Git.example.com", 2222));
+    assert!(known.names_authority("git.example.net", 2222) && !known.names_authority("git.example.net", 22));
+    assert!(!known.names_authority("example.org", 22));
+    assert!(!KnownHosts::parse(&line).names_authority("x", 22));
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn reference(name: &str, digit: char) -> AdvertisedRef {
 
 fn advertised(refs: Vec<AdvertisedRef>) -> Advertisement {
     let head = Some(Head { id: id('a'), branch: Some("refs/heads/main".to_owned()) });
-    Advertisement { refs, head, object_format: ObjectFormat::Sha1 }
+    Advertisement::complete(refs, head, ObjectFormat::Sha1)
 }
 
 fn plant() -> Advertisement {
@@ -104,9 +104,41 @@ fn a_missing_name_suggests_the_ones_that_look_alike() {
 
 #[test]
 fn an_empty_repository_says_so() {
-    let empty = Advertisement { refs: Vec::new(), head: None, object_format: ObjectFormat::Sha1 };
+    let empty = Advertisement::complete(Vec::new(), None, ObjectFormat::Sha1);
     for wanted in ["main", "HEAD", "refs/heads/main"] {
         let error = resolve(&empty, &wanted.parse().unwrap(), "https://h/a").unwrap_err();
         assert!(matches!(error, GitError::RepositoryEmpty { .. }), "{wanted}");
+    }
+}
+
+#[test]
+fn what_was_not_asked_for_may_exist_all_the_same() {
+    let asked = |names: &[&str]| {
+        let names: Vec<RefSpec> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let prefixes: Vec<String> = names.iter().flat_map(RefSpec::candidates).collect();
+        let whole = plant();
+        let refs =
+            whole.refs.into_iter().filter(|r| prefixes.iter().any(|p| r.name.starts_with(p))).collect();
+        Advertisement { refs, head: None, object_format: ObjectFormat::Sha1, prefixes }
+    };
+    let some = asked(&["main"]);
+    let main: RefSpec = "main".parse().unwrap();
+    assert!(some.covers(&main) && !some.covers(&RefSpec::Head) && !some.covers(&"mian".parse().unwrap()));
+    let found = resolve(&some, &main, "u");
+    assert_eq!(found.clone().unwrap().reference.as_deref(), Some("refs/heads/main"));
+    assert!(is_final(&some, &found));
+    let none = asked(&["nothing-like-it"]);
+    assert!(!none.is_empty(), "nobody knows whether there is anything else");
+    let missing = resolve(&none, &"nothing-like-it".parse().unwrap(), "u");
+    assert!(matches!(missing, Err(GitError::RefNotFound { .. })) && !is_final(&none, &missing));
+    assert!(is_final(&plant(), &missing));
+}
+
+#[test]
+fn sha256_is_refused_by_name() {
+    let modern = Advertisement { object_format: ObjectFormat::Sha256, ..plant() };
+    for (advertisement, wanted) in [(&modern, "main".to_owned()), (&plant(), "a".repeat(64))] {
+        let error = resolve(advertisement, &wanted.parse().unwrap(), "u").unwrap_err();
+        assert!(matches!(error, GitError::ObjectFormatUnsupported { .. }), "{error}");
     }
 }

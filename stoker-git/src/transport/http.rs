@@ -9,7 +9,7 @@ mod client;
 use std::io::{self, BufReader, Read};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
 use tokio::runtime::Runtime;
 
@@ -175,7 +175,7 @@ impl HttpConnection {
 
     fn refusal(&self, status: StatusCode, headers: &HeaderMap) -> GitError {
         let url = self.url.clone();
-        let retry_after = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(seconds);
+        let retry_after = retry_after(headers, std::time::SystemTime::now());
         match status.as_u16() {
             401 => {
                 let detail = match &self.auth {
@@ -207,9 +207,24 @@ impl HttpConnection {
     }
 }
 
-/// `Retry-After` in seconds. Its other form, a date, is as good as none: it needs our clocks to agree.
-fn seconds(value: &str) -> Option<Duration> {
-    value.trim().parse().ok().map(|s: u64| Duration::from_secs(s.min(24 * 3600)))
+/// What nobody means seriously.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3). A date is by the server's clock, which `Date` shows;
+/// ours, `now`, serves where it does not.
+fn retry_after(headers: &HeaderMap, now: std::time::SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let date = |text: &str| httpdate::parse_http_date(text).ok();
+    let value = text(RETRY_AFTER)?;
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let now = text(DATE).and_then(date).unwrap_or(now);
+            // A date that has passed: now.
+            date(value)?.duration_since(now).unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
 impl Connection for HttpConnection {
@@ -272,5 +287,35 @@ impl Read for Body {
         buffer[..length].copy_from_slice(&self.chunk[self.at..self.at + length]);
         self.at += length;
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_understood_in_both_forms() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:00:00 GMT").unwrap();
+        for (value, date, expected) in [
+            ("7", None, Some(7)),
+            (" 120 ", None, Some(120)),
+            ("99999999999", None, Some(24 * 3600)),
+            ("Sun, 06 Nov 1994 08:01:00 GMT", None, Some(60)),
+            // The server's clock is an hour ahead of ours.
+            ("Sun, 06 Nov 1994 09:01:00 GMT", Some("Sun, 06 Nov 1994 09:00:00 GMT"), Some(60)),
+            ("Sunday, 06-Nov-94 08:00:30 GMT", None, Some(30)),
+            ("Sun, 06 Nov 1994 07:00:00 GMT", None, Some(0)),
+            ("-1", None, None),
+            ("soon", None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+            if let Some(date) = date {
+                headers.insert(DATE, date.parse().unwrap());
+            }
+            assert_eq!(retry_after(&headers, now).map(|d| d.as_secs()), expected, "{value} {date:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 }

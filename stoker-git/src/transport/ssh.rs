@@ -3,6 +3,7 @@
 //! The socket is ours, so that the host policy holds; the host key is judged before anything of the credential is sent.
 
 use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
 
 use ssh2::{MethodType, Session};
 
@@ -36,7 +37,28 @@ pub(super) struct SshConnection {
 
 struct Stalling {
     stream: ssh2::Stream,
+    line: TcpStream,
     limits: Limits,
+}
+
+/// Closes the connection when it is dropped, unless all went well.
+///
+/// libssh2 takes leave of a server politely, and waits for its answers, once for each channel and once more for the
+/// session: with a server that is silent that is several times the patience for one. So this goes before those.
+struct HangUp(Option<TcpStream>);
+
+impl HangUp {
+    fn not(mut self) -> Option<TcpStream> {
+        self.0.take()
+    }
+}
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        if let Some(line) = self.0.take() {
+            let _ = line.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<SshConnection, GitError> {
@@ -49,11 +71,17 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<SshConnecti
     session
         .method_pref(MethodType::HostKey, &known.algorithms(to.host(), to.port()).join(","))
         .map_err(|e| failed(to, "cannot choose host keys", &e))?;
-    session.set_tcp_stream(dial::connect(to)?);
+    let stream = dial::connect(to)?;
+    let line = || stream.try_clone().map_err(|e| connection_error(&to.url.to_string(), e));
+    let (early, late, line) = (line()?, line()?, line()?);
+    session.set_tcp_stream(stream);
+    // Declared after what they must be dropped before.
+    let early = HangUp(Some(early));
     session.handshake().map_err(|e| failed(to, "the ssh handshake failed", &e))?;
     check_host_key(to, &known, &session)?;
     authenticate(to, &session)?;
     let mut channel = session.channel_session().map_err(|e| failed(to, "cannot open an ssh channel", &e))?;
+    let late = HangUp(Some(late));
     if service.version() == Version::V2 {
         // Most servers refuse foreign variables; then they speak version 0.
         let _ = channel.setenv("GIT_PROTOCOL", "version=2");
@@ -61,7 +89,8 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<SshConnecti
     let program = service.program();
     let command = format!("{program} {}", quoted(to.url.path()));
     channel.exec(&command).map_err(|e| failed(to, &format!("the server does not run {program}"), &e))?;
-    let stalling = Stalling { stream: channel.stream(0), limits: to.limits.clone() };
+    let _ = (early.not(), late.not());
+    let stalling = Stalling { stream: channel.stream(0), line, limits: to.limits.clone() };
     Ok(SshConnection {
         reader: BufReader::with_capacity(1 << 16, stalling),
         writer: channel.stream(0),
@@ -86,6 +115,9 @@ fn check_host_key(to: &Destination<'_>, known: &KnownHosts, session: &Session) -
     let (fingerprint, line) = (offered.fingerprint(), offered.known_hosts_line(to.host(), to.port()));
     match known.judge(to.host(), to.port(), &offered) {
         HostKeyVerdict::Known => Ok(()),
+        HostKeyVerdict::Unknown if known.names_authority(to.host(), to.port()) => {
+            Err(GitError::HostCertificateUnsupported { host, fingerprint, line })
+        }
         HostKeyVerdict::Unknown => Err(GitError::HostKeyUnknown { host, fingerprint, line }),
         HostKeyVerdict::Changed { known } => {
             Err(GitError::HostKeyChanged { host, fingerprint, known: known.join(", "), line })
@@ -211,7 +243,10 @@ impl Connection for SshConnection {
 impl Read for Stalling {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.read(buffer).map_err(|e| match e.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => stalled(&self.limits),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                let _ = self.line.shutdown(Shutdown::Both);
+                stalled(&self.limits)
+            }
             _ => e,
         })
     }

@@ -1,6 +1,7 @@
 //! Asking for one commit.
 
 use std::io::Read;
+use std::time::Duration;
 
 use super::greeting::{Capabilities, Greeting};
 use super::pktline::{Packet, Packets, line, push, push_delimiter, push_flush};
@@ -19,6 +20,8 @@ pub(crate) struct Want {
     pub(crate) have: Vec<CommitId>,
     /// Commits here whose parents are not.
     pub(crate) shallow: Vec<ObjectId>,
+    /// How long one packet may take.
+    pub(crate) patience: Duration,
 }
 
 /// How it was fetched.
@@ -62,9 +65,9 @@ pub(crate) fn run(
     let answer = connection.request(body)?;
     let mut fetched = Fetched { whole_history: plan.depth != Some(1), ..Fetched::default() };
     let result = if v2 {
-        read_v2(answer, url, &mut fetched, sink)
+        read_v2(Packets::new(answer, want.patience), url, &mut fetched, sink)
     } else {
-        read_v0(answer, url, Sideband::of(capabilities), &mut fetched, sink)
+        read_v0(Packets::new(answer, want.patience), url, Sideband::of(capabilities), &mut fetched, sink)
     };
     match result {
         Ok(()) => Ok(fetched),
@@ -197,12 +200,11 @@ fn body_v0(capabilities: &Capabilities, plan: &Plan, want: &Want) -> Vec<u8> {
 }
 
 fn read_v2(
-    answer: &mut dyn Read,
+    mut packets: Packets<&mut dyn Read>,
     url: &str,
     fetched: &mut Fetched,
     sink: &mut dyn PackSink,
 ) -> Result<(), GitError> {
-    let mut packets = Packets::new(answer);
     loop {
         match packets.next().map_err(|e| connection_error(url, e))? {
             Packet::Data(content) => {
@@ -237,13 +239,12 @@ impl Sideband {
 }
 
 fn read_v0(
-    answer: &mut dyn Read,
+    mut packets: Packets<&mut dyn Read>,
     url: &str,
     sideband: Sideband,
     fetched: &mut Fetched,
     sink: &mut dyn PackSink,
 ) -> Result<(), GitError> {
-    let mut packets = Packets::new(answer);
     loop {
         match packets.next().map_err(|e| connection_error(url, e))? {
             Packet::Data(content) => {

@@ -1,6 +1,7 @@
 //! What a server says first.
 
 use std::io::Read;
+use std::time::Duration;
 
 use super::pktline::{Packet, Packets, line};
 use super::{connection_error, remote_error};
@@ -20,7 +21,7 @@ pub(crate) enum Greeting {
 pub(crate) struct Capabilities(Vec<String>);
 
 /// More references than any forge shows: a bound on memory.
-const MAX_REFS: usize = 1_000_000;
+pub(super) const MAX_REFS: usize = 1_000_000;
 
 impl Capabilities {
     fn parse(text: &str) -> Self {
@@ -47,37 +48,60 @@ impl Capabilities {
     }
 }
 
-/// Reads a greeting up to its end.
+/// How long and how much is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// How long one packet may take.
+    pub(crate) patience: Duration,
+    /// How many bytes; where there are more, the rest is left unread.
+    pub(crate) most_bytes: usize,
+}
+
+impl Bounds {
+    /// Everything, however long it is.
+    pub(crate) fn none(patience: Duration) -> Self {
+        Self { patience, most_bytes: usize::MAX }
+    }
+}
+
+/// Reads a greeting up to its end; `None` when it is longer than allowed.
 ///
 /// # Errors
 /// [`GitError::Protocol`] when this is not git, or the error that the server reports.
-pub(crate) fn read(from: &mut dyn Read, url: &str) -> Result<Greeting, GitError> {
-    let mut packets = Packets::new(from);
+pub(crate) fn read(from: &mut dyn Read, url: &str, bounds: Bounds) -> Result<Option<Greeting>, GitError> {
+    let mut packets = Packets::new(from, bounds.patience);
+    let mut bytes = 0;
     let protocol = |detail: &str| GitError::Protocol { url: url.to_owned(), detail: detail.to_owned() };
     let mut refs: Vec<AdvertisedRef> = Vec::new();
     let mut head_id = None;
     let mut capabilities: Option<Capabilities> = None;
-    let mut first = true;
+    let (mut first, mut announced) = (true, false);
     loop {
         let content = match packets.next().map_err(|e| connection_error(url, e))? {
             Packet::Data(content) => content,
             // Smart HTTP puts a line of its own and a flush in front of the references.
-            Packet::Flush if first => {
-                first = false;
+            Packet::Flush if announced => {
+                (first, announced) = (false, false);
                 continue;
             }
+            // Over a stream this is all that some say of an empty repository.
             Packet::Flush => break,
             _ => return Err(protocol("a section ends among the references")),
         };
+        bytes += content.len();
+        if bytes > bounds.most_bytes {
+            return Ok(None);
+        }
         if let Some(message) = content.strip_prefix(b"ERR ") {
             return Err(remote_error(url, &line(message)));
         }
         if first && content.starts_with(b"# service=") {
+            announced = true;
             continue;
         }
         first = false;
         if capabilities.is_none() && line(content) == "version 2" {
-            return read_v2(packets, url).map(Greeting::V2);
+            return read_v2(packets, url).map(|capabilities| Some(Greeting::V2(capabilities)));
         }
         if line(content) == "version 1" || content.starts_with(b"shallow ") {
             continue;
@@ -110,8 +134,8 @@ pub(crate) fn read(from: &mut dyn Read, url: &str) -> Result<Greeting, GitError>
     let branch =
         capabilities.values("symref").find_map(|value| value.strip_prefix("HEAD:")).map(str::to_owned);
     let head = head_id.map(|id| Head { id, branch });
-    let advertisement = Advertisement { refs, head, object_format: capabilities.object_format() };
-    Ok(Greeting::V0(advertisement, capabilities))
+    let advertisement = Advertisement::complete(refs, head, capabilities.object_format());
+    Ok(Some(Greeting::V0(advertisement, capabilities)))
 }
 
 fn read_v2(mut packets: Packets<&mut dyn Read>, url: &str) -> Result<Capabilities, GitError> {
@@ -149,7 +173,18 @@ mod tests {
     }
 
     fn parse(lines: &[&str]) -> Result<Greeting, GitError> {
-        read(&mut &packets(lines)[..], "u")
+        Ok(parse_bytes(&packets(lines))?.unwrap())
+    }
+
+    fn parse_bytes(bytes: &[u8]) -> Result<Option<Greeting>, GitError> {
+        read(&mut &*bytes, "u", Bounds::none(Duration::MAX))
+    }
+
+    #[test]
+    fn a_greeting_that_is_too_long_is_left_unread() {
+        let bytes = packets(&[&format!("{} refs/heads/main\0", id('a')), &"x".repeat(500), ""]);
+        let bounds = Bounds { patience: Duration::MAX, most_bytes: 200 };
+        assert_eq!(read(&mut &bytes[..], "u", bounds), Ok(None));
     }
 
     #[test]
@@ -177,10 +212,10 @@ mod tests {
         let Greeting::V0(found, _) = parse(&[&none, ""]).unwrap() else { panic!("version 0") };
         assert!(found.is_empty());
         assert_eq!(found.object_format, ObjectFormat::Sha256);
-        let Greeting::V0(found, _) = parse(&["# service=git-upload-pack\n", "", ""]).unwrap() else {
-            panic!("version 0")
-        };
-        assert!(found.is_empty());
+        for lines in [&["# service=git-upload-pack\n", "", ""][..], &[""]] {
+            let Greeting::V0(found, _) = parse(lines).unwrap() else { panic!("version 0") };
+            assert!(found.is_empty());
+        }
     }
 
     #[test]
@@ -213,9 +248,9 @@ mod tests {
         );
         let other = parse(&["ERR out of \x1b[31mcheese"]).unwrap_err();
         assert_eq!(other.to_string(), "u said: out of \\u{1b}[31mcheese");
-        let html = read(&mut &b"<html>"[..], "u").unwrap_err();
+        let html = parse_bytes(b"<html>").unwrap_err();
         assert!(matches!(html, GitError::Protocol { .. }), "{html}");
-        let cut = read(&mut &b"00"[..], "u").unwrap_err();
+        let cut = parse_bytes(b"00").unwrap_err();
         assert!(cut.to_string().contains("ended in the middle"), "{cut}");
     }
 

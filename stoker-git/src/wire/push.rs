@@ -1,6 +1,7 @@
 //! Moving one branch to a commit that the server has not got.
 
 use std::io::Read;
+use std::time::Duration;
 
 use super::greeting::{Capabilities, Greeting};
 use super::pktline::{Packet, Packets, line, push, push_flush};
@@ -168,11 +169,13 @@ impl Told {
     }
 }
 
+/// Hooks take their time before a server reports; the deadline of the push is what bounds it.
+const HOOKS: Duration = Duration::MAX;
 /// The longest report that makes sense for one branch.
 const MAX_REPORT_BYTES: usize = 64 << 10;
 
 fn read_sideband(answer: &mut dyn Read, url: &str, told: &mut Told) -> Result<(), GitError> {
-    let mut packets = Packets::new(answer);
+    let mut packets = Packets::new(answer, HOOKS);
     let mut report = Vec::new();
     loop {
         match packets.next().map_err(|e| connection_error(url, e))? {
@@ -200,7 +203,7 @@ fn read_sideband(answer: &mut dyn Read, url: &str, told: &mut Told) -> Result<()
 }
 
 fn read_plain(answer: &mut dyn Read, url: &str, told: &mut Told) -> Result<(), GitError> {
-    let mut packets = Packets::new(answer);
+    let mut packets = Packets::new(answer, HOOKS);
     loop {
         match packets.next().map_err(|e| connection_error(url, e))? {
             Packet::Data(content) => {

@@ -1,100 +1,17 @@
 //! Servers that break, and children that die.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use stoker_core::Fault;
 use stoker_git::serve::GitHttpServer;
 use stoker_git::{ChildCommand, GitError, Wanted};
 
+use crate::relay::{Breaking, Fate};
 use crate::support::*;
-
-/// What happens to the bytes that the server sends.
-#[derive(Debug, Clone, Copy)]
-enum Fate {
-    /// The connection is cut after so many.
-    Cut(usize),
-    /// Nothing comes after so many, and the connection stays.
-    Stall(usize),
-    /// One at a time.
-    Drip(Duration),
-    /// One of them is another.
-    Flip(usize),
-}
-
-/// A man in the middle who breaks things.
-struct Breaking {
-    port: u16,
-    /// Bytes that passed towards the client.
-    passed: Arc<AtomicUsize>,
-    /// Connections that the client has not closed.
-    open: Arc<AtomicUsize>,
-}
-
-impl Breaking {
-    fn before(upstream: u16, fate: Fate) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (passed, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (counter, connections) = (passed.clone(), open.clone());
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let (client, server) =
-                    (client.unwrap(), TcpStream::connect(("127.0.0.1", upstream)).unwrap());
-                let (mut from_client, mut to_server) =
-                    (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let connections = connections.clone();
-                connections.fetch_add(1, Ordering::SeqCst);
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from_client, &mut to_server);
-                    let _ = to_server.shutdown(Shutdown::Both);
-                    connections.fetch_sub(1, Ordering::SeqCst);
-                });
-                let counter = counter.clone();
-                std::thread::spawn(move || pump(server, client, fate, &counter));
-            }
-        });
-        Self { port, passed, open }
-    }
-}
-
-fn pump(mut server: TcpStream, mut client: TcpStream, fate: Fate, passed: &AtomicUsize) {
-    let mut buffer = [0; 4096];
-    while let Ok(length @ 1..) = server.read(&mut buffer) {
-        for index in 0..length {
-            let at = passed.fetch_add(1, Ordering::SeqCst);
-            match fate {
-                Fate::Cut(after) if at >= after => {
-                    let _ = client.write_all(&buffer[..index]);
-                    let _ = client.shutdown(Shutdown::Both);
-                    return;
-                }
-                Fate::Stall(after) if at >= after => {
-                    let _ = client.write_all(&buffer[..index]);
-                    // Until the client has had enough.
-                    let _ = client.read(&mut [0]);
-                    std::thread::park_timeout(Duration::from_secs(20));
-                    return;
-                }
-                Fate::Drip(pause) => std::thread::sleep(pause),
-                Fate::Flip(which) if at == which => buffer[index] ^= 0x10,
-                _ => {}
-            }
-            if matches!(fate, Fate::Drip(_)) && client.write_all(&[buffer[index]]).is_err() {
-                return;
-            }
-        }
-        if !matches!(fate, Fate::Drip(_)) && client.write_all(&buffer[..length]).is_err() {
-            return;
-        }
-    }
-    let _ = client.shutdown(Shutdown::Write);
-}
 
 /// Every way in which a connection can end early: an error in time, nothing harmed, and all well afterwards.
 #[tokio::test]
@@ -171,41 +88,6 @@ async fn a_flipped_bit_never_becomes_content() {
         }
     }
     assert!(refused > 25, "{refused} refused, {fine} without consequence");
-}
-
-#[tokio::test]
-async fn a_server_that_says_nothing_is_given_up_in_time() {
-    let plant = Plant::new();
-    let http = GitHttpServer::start(plant.root()).await.unwrap();
-    let proxy = Breaking::before(http.address().port(), Fate::Stall(0));
-    let git = client().with_limits(impatient());
-    let wanted = Wanted::commit(plant.id("main"));
-    for scheme in ["http", "https", "git", "ssh"] {
-        let remote = remote(&format!("{scheme}://127.0.0.1:{}/plant.git", proxy.port));
-        let start = Instant::now();
-        let error = git.resolve(&remote, &"main".parse().unwrap()).await.unwrap_err();
-        assert!(start.elapsed() < Duration::from_secs(4), "{scheme}: {:?}", start.elapsed());
-        assert!(["Timeout", "Unreachable"].contains(&error.category().as_str()), "{scheme}: {error}");
-        assert_eq!(error.retry(), stoker_core::Retry::Backoff);
-        let error = git.fetch(&remote, &plant.cache(scheme), &wanted).await.unwrap_err();
-        assert!(["Timeout", "Unreachable"].contains(&error.category().as_str()), "{scheme}: {error}");
-    }
-}
-
-#[tokio::test]
-async fn a_trickle_is_ended_by_the_deadline() {
-    let plant = Plant::new();
-    let http = GitHttpServer::start(plant.root()).await.unwrap();
-    let (_daemon, daemon) = crate::daemon::start(&plant);
-    let git = client().with_limits(impatient());
-    for (scheme, upstream) in [("http", http.address().port()), ("git", url_of(&daemon).port().unwrap())] {
-        let proxy = Breaking::before(upstream, Fate::Drip(Duration::from_millis(100)));
-        let remote = remote(&format!("{scheme}://127.0.0.1:{}/plant.git", proxy.port));
-        let start = Instant::now();
-        let error = git.resolve(&remote, &"main".parse().unwrap()).await.unwrap_err();
-        assert!(matches!(error, GitError::Timeout { .. }), "{scheme}: {error}");
-        assert!(start.elapsed() < Duration::from_secs(4), "{scheme}: {:?}", start.elapsed());
-    }
 }
 
 #[tokio::test]

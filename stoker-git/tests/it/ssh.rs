@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use futures::StreamExt;
 use stoker_core::Fault;
 use stoker_git::{Access, Credentials, GitError, RefSpec, Remote, Secret, Wanted};
 
@@ -10,8 +11,8 @@ use crate::support::*;
 
 /// An `sshd` of the current user on loopback.
 pub(crate) struct Sshd {
-    port: u16,
-    dir: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) dir: PathBuf,
     user: String,
     _server: Server,
 }
@@ -94,7 +95,7 @@ impl Sshd {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -102,7 +103,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 
 fn keygen(file: &Path, kind: &str, passphrase: &str, format: &[&str]) {
     let mut arguments = vec!["-q", "-t", kind, "-N", passphrase, "-f", file.to_str().unwrap()];
-    if kind == "rsa" {
+    if kind == "rsa" && !format.contains(&"-b") {
         arguments.extend(["-b", "2048"]);
     }
     arguments.extend(format);
@@ -113,28 +114,45 @@ fn main_branch() -> RefSpec {
     "main".parse().unwrap()
 }
 
-#[tokio::test]
-async fn every_kind_of_key_opens_the_door() {
+/// Every kind of key × every form of file × with and without a passphrase. The server takes SHA-2 signatures only.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_key_in_every_form_opens_the_door() {
     let plant = Plant::new();
-    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let sha2 = "PubkeyAcceptedAlgorithms ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521,rsa-sha2-256,rsa-sha2-512";
+    let sshd = Sshd::start(&plant, &["ed25519"], &[sha2]);
     let known = sshd.known_hosts();
-    for (name, kind, passphrase, format) in [
-        ("ed25519", "ed25519", "", &[][..]),
-        ("ed25519-locked", "ed25519", "open sesame", &[]),
-        ("ecdsa", "ecdsa", "", &[]),
-        ("ecdsa-pem", "ecdsa", "", &["-m", "PEM"]),
-        ("rsa", "rsa", "", &[]),
-        ("rsa-locked", "rsa", "open sesame", &[]),
-        ("rsa-pem", "rsa", "", &["-m", "PEM"]),
-        ("rsa-pem-locked", "rsa", "open sesame", &["-m", "PEM"]),
-        ("rsa-pkcs8", "rsa", "", &["-m", "PKCS8"]),
-    ] {
-        let key = sshd.client_key(&format!("client-{name}"), kind, passphrase, format);
-        let passphrase = Some(passphrase).filter(|p| !p.is_empty());
-        let remote = sshd.remote(&plant.bare(), Some((&key, passphrase)), &known);
-        let source = sync(&client(), &remote, "main", &plant.cache(name)).await;
-        assert_eq!(read(&source, "README.md"), "plant\n", "{name}");
+    let mut cells = Vec::new();
+    for (kind, bits) in
+        [("ed25519", ""), ("ecdsa", "256"), ("ecdsa", "384"), ("ecdsa", "521"), ("rsa", "2048")]
+    {
+        // What ssh-keygen writes of these keys; of an ed25519 key it writes OpenSSH's own form whatever is asked for.
+        let forms: &[&str] = if kind == "ed25519" { &["RFC4716"] } else { &["RFC4716", "PEM", "PKCS8"] };
+        for form in forms {
+            for passphrase in ["", "open sesame"] {
+                let name = format!("client-{kind}{bits}-{form}-{}", passphrase.len());
+                let bits = if bits.is_empty() { vec![] } else { vec!["-b", bits] };
+                let format = [&bits[..], &["-m", form]].concat();
+                let key = sshd.client_key(&name, kind, passphrase, &format);
+                let remote = sshd.remote(
+                    &plant.bare(),
+                    Some((&key, Some(passphrase).filter(|p| !p.is_empty()))),
+                    &known,
+                );
+                cells.push((name, remote));
+            }
+        }
     }
+    let count = cells.len();
+    let failures: Vec<String> = futures::stream::iter(cells)
+        .map(|(name, remote)| async move {
+            client().resolve(&remote, &main_branch()).await.err().map(|e| format!("{name}: {e}"))
+        })
+        .buffer_unordered(4)
+        .filter_map(|failure| async { failure })
+        .collect()
+        .await;
+    assert!(failures.is_empty(), "{} of {count}:\n{}", failures.len(), failures.join("\n"));
+    assert_eq!(count, 26);
 }
 
 #[tokio::test]
@@ -196,6 +214,89 @@ async fn an_unknown_a_changed_and_a_revoked_host_key_are_three_things() {
 
     let error = resolve(format!("{line}\n@revoked {line}")).await.unwrap_err();
     assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
+}
+
+/// A certificate of an authority, as OpenSSH's own client accepts it: refused by name, with the line that helps.
+#[tokio::test]
+async fn a_host_certificate_is_refused_by_name() {
+    let plant = Plant::new();
+    let dir = plant.dir.path().join("ssh");
+    let authority = plant.dir.path().join("ca");
+    keygen(&authority, "ed25519", "", &[]);
+    // The server reads the certificate when it starts.
+    std::fs::create_dir_all(&dir).unwrap();
+    keygen(&dir.join("host-ed25519"), "ed25519", "", &[]);
+    let host = dir.join("host-ed25519.pub");
+    let sign = ["-q", "-s", authority.to_str().unwrap(), "-I", "host", "-h", "-n", "127.0.0.1"];
+    run("ssh-keygen", &[&sign[..], &[host.to_str().unwrap()]].concat());
+    let host_key = format!("HostKey {}/host-ed25519", dir.display());
+    let certificate = format!("HostCertificate {}/host-ed25519-cert.pub", dir.display());
+    let sshd = Sshd::start(&plant, &[], &[&host_key, &certificate]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let public = std::fs::read_to_string(authority.with_extension("pub")).unwrap();
+    let known = format!("@cert-authority [127.0.0.1]:{} {public}", sshd.port);
+
+    let file = plant.dir.path().join("known_hosts");
+    std::fs::write(&file, &known).unwrap();
+    let (identity, port) = (sshd.dir.join("client"), sshd.port.to_string());
+    let listing = format!("UserKnownHostsFile={}", file.display());
+    let options = ["-F", "none", "-o", "BatchMode=yes", "-o", &listing, "-p", &port, "-i"];
+    let destination = format!("{}@127.0.0.1", sshd.user);
+    run("ssh", &[&options[..], &[identity.to_str().unwrap(), &destination, "true"]].concat());
+
+    let remote = |known: &str| sshd.remote(&plant.bare(), Some((&key, None)), known);
+    let error = client().resolve(&remote(&known), &main_branch()).await.unwrap_err();
+    let GitError::HostCertificateUnsupported { line, .. } = &error else { panic!("{error}") };
+    assert_eq!(error.category().as_str(), "HostKeyUnknown");
+    assert!(error.to_string().contains("@cert-authority"), "{error}");
+    client().resolve(&remote(&format!("{known}{line}")), &main_branch()).await.unwrap();
+    // Not even a client that accepts new keys takes this for one.
+    let trusting = client().with_accept_new(plant.dir.path().join("remembered"));
+    let error = trusting.resolve(&remote(&known), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostCertificateUnsupported { .. }), "{error}");
+    // A revoked key stays revoked, whoever signed it.
+    let revoked = remote(&format!("{known}@revoked {line}"));
+    let error = client().resolve(&revoked, &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn only_a_client_that_is_told_to_trusts_a_host_on_first_use() {
+    let plant = Plant::new();
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let file = plant.dir.path().join("remembered");
+    let trusting = client().with_accept_new(&file);
+    let remote = |known: &str| sshd.remote(&plant.bare(), Some((&key, None)), known);
+
+    let error = client().resolve(&remote(""), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyUnknown { .. }), "{error}");
+    // A key that is known, or revoked, is nothing new.
+    let known = sshd.known_hosts();
+    trusting.resolve(&remote(&known), &main_branch()).await.unwrap();
+    let error = trusting.resolve(&remote(&format!("@revoked {known}")), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
+    assert!(!file.exists());
+
+    let source = sync(&trusting, &remote(""), "main", &plant.cache("a")).await;
+    assert_eq!(read(&source, "README.md"), "plant\n");
+    let words = |text: &str| text.split_whitespace().take(3).map(str::to_owned).collect::<Vec<_>>();
+    let remembered = std::fs::read_to_string(&file).unwrap();
+    assert_eq!((words(&remembered), remembered.lines().count()), (words(&known), 1));
+    trusting.resolve(&remote(""), &main_branch()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), remembered, "once is enough");
+
+    // Somebody else at the same address.
+    let other = plant.dir.path().join("other");
+    keygen(&other, "ed25519", "", &[]);
+    let public = std::fs::read_to_string(other.with_extension("pub")).unwrap();
+    std::fs::write(&file, format!("[127.0.0.1]:{} {public}", sshd.port)).unwrap();
+    let error = trusting.resolve(&remote(""), &main_branch()).await.unwrap_err();
+    assert!(matches!(error, GitError::HostKeyChanged { .. }), "{error}");
+    // What cannot be remembered is not trusted.
+    let nowhere = client().with_accept_new(plant.dir.path().join("no/such/folder"));
+    let error = nowhere.resolve(&remote(""), &main_branch()).await.unwrap_err();
+    assert!(error.to_string().contains("remembered host keys"), "{error}");
 }
 
 #[tokio::test]

@@ -12,6 +12,12 @@ use crate::support::*;
 
 /// A certificate authority and an https server with a certificate of it, for `localhost`.
 async fn https(plant: &Plant) -> (String, String) {
+    let (port, ca) = answering(GitBackend::new(plant.root()).router()).await;
+    (format!("https://localhost:{port}/plant.git"), ca)
+}
+
+/// The same with anything behind it: its port, and the authority.
+pub(crate) async fn answering(app: axum::Router) -> (u16, String) {
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -30,10 +36,10 @@ async fn https(plant: &Plant) -> (String, String) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let app = GitBackend::new(plant.root()).router().into_make_service();
     let config = RustlsConfig::from_config(Arc::new(server));
+    let app = app.into_make_service();
     tokio::spawn(axum_server::from_tcp_rustls(listener, config).unwrap().serve(app));
-    (format!("https://localhost:{port}/plant.git"), ca.pem())
+    (port, ca.pem())
 }
 
 #[tokio::test]

@@ -1,52 +1,44 @@
 //! From the ref of a `Stoker` to a commit: when to ask, whom, and how often.
 //!
 //! ```text
-//! reconcile ──want()──▶ Lookups ──spawn──▶ Secrets ▶ Remotes ──single flight──▶ git server
-//!     ▲                                                  │
-//!     └───────────────── done ◀──────────────────────────┘
+//! reconcile ──want()──▶ Lookups ──spawn──▶ Secrets ▶ SharedRefs ──single flight──▶ git server
+//!     ▲                                                   │
+//!     └───────────────── done ◀───────────────────────────┘
 //! ```
 //!
-//! A reconcile never waits for git. One look-up at a time runs for a `Stoker`, one request at a time for a repository
-//! and credential, and whoever asks for the same thing meanwhile gets the same answer.
+//! A reconcile never waits for git. One look-up at a time runs for a `Stoker`; [`SharedRefs`] makes one request of all
+//! that concern the same repository and credential. When one of them finds that the repository has changed, the others
+//! look too.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use stoker_core::{Category, Fault, Retry};
-use stoker_git::{
-    Access, Advertisement, Credentials, Git, GitError, ObjectFormat, RefError, RefSpec, RemoteUrl,
-    Resolution, UrlError,
-};
-use tokio::sync::{Semaphore, mpsc};
+use stoker_git::shared::{Asking, Freshness, Seen, Viewpoint};
+use stoker_git::{Access, AskRefs, GitError, RefError, RefSpec, RemoteUrl, Resolution, SharedRefs, UrlError};
+use tokio::sync::mpsc;
 
 use super::secrets::{self, SecretError};
 use crate::api::{GitSpec, SecretKeyRef, Stoker};
 use crate::protocol::Trust;
 
-/// Asks a git server for its refs.
-pub trait Remote: Send + Sync + 'static {
-    /// What the repository advertises. Bounded in time by the implementation.
-    fn advertise<'a>(
-        &'a self,
-        url: &'a RemoteUrl,
-        access: &'a Access,
-    ) -> BoxFuture<'a, Result<Advertisement, GitError>>;
-}
+/// Counts the requests that go through it, as `stoker_git_requests_total`.
+#[derive(Debug)]
+pub struct Counted<A>(pub A);
 
-impl Remote for Git {
-    fn advertise<'a>(
-        &'a self,
-        url: &'a RemoteUrl,
-        access: &'a Access,
-    ) -> BoxFuture<'a, Result<Advertisement, GitError>> {
-        // Read from the Secrets a moment ago: a second reading would find the same.
-        let remote = stoker_git::Remote { url: url.clone(), credentials: Arc::new(access.clone()) };
-        Box::pin(async move { self.advertisement(&remote).await })
+impl<A: AskRefs> AskRefs for Counted<A> {
+    fn ask<'a>(&'a self, url: &'a RemoteUrl, access: &'a Access, wanted: &'a [RefSpec]) -> Asking<'a> {
+        Box::pin(async move {
+            let result = self.0.ask(url, access, wanted).await;
+            let label = result.as_ref().map_or_else(|e| e.category().to_string(), |_| "ok".to_owned());
+            metrics::counter!("stoker_git_requests_total", "operation" => "ls-remote", "result" => label)
+                .increment(1);
+            result
+        })
     }
 }
 
@@ -122,12 +114,11 @@ pub struct Outcome {
 /// Decides when to look up, and remembers what was found.
 pub(super) struct Lookups {
     client: Client,
-    remotes: Arc<Remotes>,
+    refs: Arc<SharedRefs>,
     /// Lines of known_hosts for every repository.
     known_hosts: Option<String>,
     states: Mutex<HashMap<ObjectRef<Stoker>, State>>,
     done: mpsc::UnboundedSender<ObjectRef<Stoker>>,
-    slots: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -137,29 +128,25 @@ struct State {
     outcome: Option<Outcome>,
     failures: u32,
     next: Option<Instant>,
+    interval: Option<Duration>,
+    /// Who else sees the same repository with the same credential.
+    viewpoint: Option<Viewpoint>,
 }
 
 /// Longest time for one look-up, Secrets and waiting for a slot included.
 const OVERDUE: Duration = Duration::from_secs(90);
-/// Look-ups at the same time, over all repositories.
-const SLOTS: usize = 16;
+/// How old an answer may be that serves a first look-up: long enough for all those of a controller that has just started.
+const FIRST_MAY_BE: Duration = Duration::from_secs(5);
 
 impl Lookups {
-    /// Looks up through `remotes`; whenever something was found, the object is sent to `done`.
+    /// Looks up through `refs`; whenever something was found, the object is sent to `done`.
     pub(super) fn new(
         client: Client,
-        remotes: Arc<Remotes>,
+        refs: Arc<SharedRefs>,
         known_hosts: Option<String>,
         done: mpsc::UnboundedSender<ObjectRef<Stoker>>,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            client,
-            remotes,
-            known_hosts,
-            states: Mutex::default(),
-            done,
-            slots: Arc::new(Semaphore::new(SLOTS)),
-        })
+        Arc::new(Self { client, refs, known_hosts, states: Mutex::default(), done })
     }
 
     /// What is known about `wanted`, and when to ask again. Starts a look-up when one is due.
@@ -193,13 +180,9 @@ impl Lookups {
                 wanted,
                 trigger: trigger.map(str::to_owned),
                 interval,
-                // Whoever was triggered wants what is true from now on; a poll may share what another one just saw.
-                not_before: if state.outcome.is_none() || state.triggered(trigger) {
-                    now
-                } else {
-                    now.checked_sub(interval.unwrap_or_default() / 2).unwrap_or(now)
-                },
+                freshness: state.freshness(trigger, interval, now),
             };
+            state.interval = interval;
             tokio::spawn(Self::run(Arc::clone(self), job));
         }
         let wait = state.next.filter(|_| !state.running).map(|next| next.saturating_duration_since(now));
@@ -227,9 +210,13 @@ impl Lookups {
             Ok(found) => found,
             Err(_) => (Err(LookupError::Overdue(OVERDUE)), Vec::new()),
         };
-        let (result, trust) = match found {
-            Ok((resolution, trust)) => (Ok(resolution), trust),
-            Err(error) => (Err(error), Trust::default()),
+        let (result, trust, viewpoint, is_news) = match found {
+            Ok((seen, trust)) => {
+                // Whom we trusted matters only where it led to something.
+                let trust = if seen.result.is_ok() { trust } else { Trust::default() };
+                (seen.result.map_err(LookupError::from), trust, Some(seen.viewpoint), seen.is_news)
+            }
+            Err(error) => (Err(error), Trust::default(), None, false),
         };
         let label = match &result {
             Ok(_) => "ok".to_owned(),
@@ -238,10 +225,21 @@ impl Lookups {
         metrics::histogram!("stoker_ref_resolve_duration_seconds", "result" => label)
             .record(started.elapsed());
         let now = Instant::now();
+        let mut curious = Vec::new();
         {
             let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_news {
+                // They would see it in their own time; now that it is known they need not wait.
+                for (stoker, state) in states.iter_mut() {
+                    if *stoker != job.stoker && state.shares(viewpoint) {
+                        state.next = Some(now);
+                        curious.push(stoker.clone());
+                    }
+                }
+            }
             if let Some(state) = states.get_mut(&job.stoker) {
                 state.running = false;
+                state.viewpoint = viewpoint;
                 if state.wanted.as_ref() == Some(&job.wanted) {
                     state.failures = if result.is_ok() { 0 } else { state.failures.saturating_add(1) };
                     state.next =
@@ -252,13 +250,15 @@ impl Lookups {
             }
         }
         // The receiver is gone when the controller stops.
-        let _ = self.done.send(job.stoker);
+        for stoker in curious.into_iter().chain([job.stoker]) {
+            let _ = self.done.send(stoker);
+        }
     }
 
     async fn look_up(
         &self,
         job: &Job,
-    ) -> (Result<(Resolution, Trust), LookupError>, Vec<(&'static str, SecretError)>) {
+    ) -> (Result<(Seen, Trust), LookupError>, Vec<(&'static str, SecretError)>) {
         let namespace = job.stoker.namespace.clone().unwrap_or_default();
         let mut problems = Vec::new();
         for (what, at) in &job.wanted.also_needed {
@@ -269,7 +269,7 @@ impl Lookups {
         (self.resolve(&namespace, job).await, problems)
     }
 
-    async fn resolve(&self, namespace: &str, job: &Job) -> Result<(Resolution, Trust), LookupError> {
+    async fn resolve(&self, namespace: &str, job: &Job) -> Result<(Seen, Trust), LookupError> {
         let git = &job.wanted.git;
         let url = if git.allow_insecure {
             RemoteUrl::parse_allowing_insecure(&git.repo)?
@@ -282,17 +282,7 @@ impl Lookups {
         let lines: Vec<&str> = access.known_hosts.iter().chain(&self.known_hosts).map(|t| t.trim()).collect();
         access.known_hosts = Some(lines.join("\n")).filter(|text| !text.is_empty());
         let trust = Trust { known_hosts: access.known_hosts.clone(), ca_pem: access.ca_pem.clone() };
-        if let RefSpec::Commit(_) = wanted {
-            // It says all that there is to know; whether it exists is seen by those who fetch it.
-            let nothing = Advertisement { refs: Vec::new(), head: None, object_format: ObjectFormat::Sha1 };
-            return Ok((stoker_git::resolve::resolve(&nothing, &wanted, &url.to_string())?, trust));
-        }
-        let advertisement = {
-            // Closed only at the end of the process.
-            let _slot = self.slots.acquire().await;
-            self.remotes.advertise(&url, &access, job.not_before).await?
-        };
-        Ok((stoker_git::resolve::resolve(&advertisement, &wanted, &url.to_string())?, trust))
+        Ok((self.refs.resolve(&url, &access, &wanted, job.freshness).await, trust))
     }
 }
 
@@ -301,10 +291,30 @@ struct Job {
     wanted: Wanted,
     trigger: Option<String>,
     interval: Option<Duration>,
-    not_before: Instant,
+    freshness: Freshness,
 }
 
 impl State {
+    /// How old an answer may be that serves the look-up that is due.
+    fn freshness(&self, trigger: Option<&str>, interval: Option<Duration>, now: Instant) -> Freshness {
+        let ago = |time| Freshness::since(now.checked_sub(time).unwrap_or(now));
+        match &self.outcome {
+            // Whoever was triggered wants what is true from now on.
+            _ if self.triggered(trigger) => Freshness::since(now),
+            // Whoever names a branch may have pushed it a moment before.
+            None => Freshness { denied_since: now, ..ago(FIRST_MAY_BE) },
+            // A little less than the shortest time between two looks of one alone, whose every look is thus a request.
+            Some(Outcome { result: Ok(_), .. }) => ago(interval.unwrap_or_default().mul_f64(0.9)),
+            // Those that failed together try again together, more or less.
+            Some(_) => ago(back_off(self.failures) / 2),
+        }
+    }
+
+    /// Whether it follows what others see from there.
+    fn shares(&self, viewpoint: Option<Viewpoint>) -> bool {
+        !self.running && self.interval.is_some() && self.next.is_some() && self.viewpoint == viewpoint
+    }
+
     fn triggered(&self, trigger: Option<&str>) -> bool {
         trigger.is_some() && self.outcome.as_ref().is_some_and(|o| o.trigger.as_deref() != trigger)
     }
@@ -321,6 +331,14 @@ impl State {
     }
 }
 
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// The time after so many failures, doubled with each.
+fn back_off(failures: u32) -> Duration {
+    const FIRST: Duration = Duration::from_secs(5);
+    FIRST.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST)
+}
+
 /// When to look up again.
 fn next<T>(
     result: &Result<T, LookupError>,
@@ -328,15 +346,13 @@ fn next<T>(
     interval: Option<Duration>,
     jitter: f64,
 ) -> Option<Duration> {
-    const FIRST: Duration = Duration::from_secs(5);
-    const LONGEST: Duration = Duration::from_secs(600);
     match result {
         Ok(_) => interval.map(|interval| interval.mul_f64(0.9 + 0.2 * jitter)),
         Err(error) => {
-            let doubled = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST);
             // A short interval is not made longer by failures than it would be by success, and then some.
-            let wait =
-                doubled.max(interval.unwrap_or_default().min(LONGEST) / 2).mul_f64(0.75 + 0.5 * jitter);
+            let wait = back_off(failures)
+                .max(interval.unwrap_or_default().min(LONGEST) / 2)
+                .mul_f64(0.75 + 0.5 * jitter);
             let asked = match error {
                 LookupError::Git(error) => error.retry_after().unwrap_or_default(),
                 _ => Duration::ZERO,
@@ -351,105 +367,6 @@ pub(super) fn jitter(stoker: &ObjectRef<Stoker>) -> f64 {
     use std::hash::{BuildHasher, RandomState};
     let hash = RandomState::new().hash_one(&stoker.name);
     (hash >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// One request at a time for a repository and credential. Shared by everything that asks in this process.
-pub struct Remotes {
-    remote: Arc<dyn Remote>,
-    entries: Mutex<HashMap<[u8; 32], Entry>>,
-}
-
-/// Held while a request is under way.
-type Entry = Arc<tokio::sync::Mutex<Option<Answer>>>;
-
-impl std::fmt::Debug for Remotes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remotes").finish_non_exhaustive()
-    }
-}
-
-struct Answer {
-    started: Instant,
-    result: Result<Arc<Advertisement>, GitError>,
-    not_again_before: Option<Instant>,
-}
-
-impl Remotes {
-    /// Asks through `remote`.
-    pub fn new(remote: Arc<dyn Remote>) -> Arc<Self> {
-        Arc::new(Self { remote, entries: Mutex::default() })
-    }
-
-    /// What the repository advertised at `not_before` or later.
-    async fn advertise(
-        &self,
-        url: &RemoteUrl,
-        access: &Access,
-        not_before: Instant,
-    ) -> Result<Arc<Advertisement>, GitError> {
-        let entry = {
-            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            // Nobody holds these any more: a repository or a credential that is not used now.
-            if entries.len() > 1000 {
-                entries.retain(|_, entry| Arc::strong_count(entry) > 1);
-            }
-            Arc::clone(entries.entry(identity(url, access)).or_default())
-        };
-        let mut answer = entry.lock().await;
-        if let Some(known) = answer.as_ref() {
-            let now = Instant::now();
-            if known.started >= not_before || known.not_again_before.is_some_and(|until| now < until) {
-                return known.result.clone();
-            }
-        }
-        let started = Instant::now();
-        let result = self.remote.advertise(url, access).await.map(Arc::new);
-        let label = result.as_ref().map_or_else(|e| e.category().to_string(), |_| "ok".to_owned());
-        metrics::counter!("stoker_git_requests_total", "operation" => "ls-remote", "result" => label)
-            .increment(1);
-        let patience = result.as_ref().err().and_then(GitError::retry_after);
-        let not_again_before =
-            patience.map(|patience| Instant::now() + patience.min(Duration::from_secs(3600)));
-        *answer = Some(Answer { started, result: result.clone(), not_again_before });
-        result
-    }
-}
-
-/// Who asks whom: different credentials never share an answer.
-fn identity(url: &RemoteUrl, access: &Access) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |text: &str| {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    add(&url.to_string());
-    match &access.credentials {
-        Credentials::Token { username, secret } => {
-            add("token");
-            add(username);
-            add(secret.expose());
-        }
-        Credentials::SshKey { private_key, passphrase } => {
-            add("ssh");
-            add(private_key.expose());
-            add(passphrase.as_ref().map_or("", |p| p.expose()));
-        }
-        Credentials::GithubApp(app) => {
-            add("githubApp");
-            add(&app.api_base_url);
-            add(&app.app_id.to_string());
-            add(&app.installation_id.to_string());
-            add(app.private_key.expose());
-        }
-        Credentials::Bearer { secret } => {
-            add("bearer");
-            add(secret.expose());
-        }
-        _ => add("none"),
-    }
-    add(access.known_hosts.as_deref().unwrap_or_default());
-    add(access.ca_pem.as_deref().unwrap_or_default());
-    *hasher.finalize().as_bytes()
 }
 
 #[cfg(test)]

@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, RoleBinding};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
-use stoker_git::{Access, AdvertisedRef, Advertisement, Credentials, GitError, ObjectFormat, RemoteUrl};
+use stoker_git::shared::Asking;
+use stoker_git::{
+    Access, AdvertisedRef, Advertisement, AskRefs, Credentials, GitError, ObjectFormat, RefSpec, RemoteUrl,
+    SharedRefs,
+};
 use stoker_k8s::api::{GatewayEntry, Stoker, SyncProfile, SyncStatus};
 use stoker_k8s::conditions;
-use stoker_k8s::controller::{self, Patience, Remote, Remotes, Scope, Settings};
+use stoker_k8s::controller::{self, Patience, Scope, Settings};
 use stoker_k8s::protocol::{AgentReport, AgentStatus, Metadata};
 use stoker_testkit::{ApiServer, Namespace, wait};
 use tokio::sync::watch;
@@ -33,12 +36,8 @@ pub(crate) struct Git {
     pub(crate) offered: Mutex<Option<Credentials>>,
 }
 
-impl Remote for Git {
-    fn advertise<'a>(
-        &'a self,
-        url: &'a RemoteUrl,
-        access: &'a Access,
-    ) -> BoxFuture<'a, Result<Advertisement, GitError>> {
+impl AskRefs for Git {
+    fn ask<'a>(&'a self, url: &'a RemoteUrl, access: &'a Access, _: &'a [RefSpec]) -> Asking<'a> {
         Box::pin(async move {
             self.requests.fetch_add(1, Ordering::SeqCst);
             *self.offered.lock().unwrap() = Some(access.credentials.clone());
@@ -56,7 +55,7 @@ impl Remote for Git {
                 .filter_map(|line| line.split_once('\t'))
                 .map(|(id, name)| AdvertisedRef { name: name.into(), id: id.parse().unwrap(), peeled: None })
                 .collect();
-            Ok(Advertisement { refs, head: None, object_format: ObjectFormat::Sha1 })
+            Ok(Advertisement::complete(refs, None, ObjectFormat::Sha1))
         })
     }
 }
@@ -189,9 +188,9 @@ impl Bed {
         let settings = Settings { scope: Scope::Namespace(self.namespace.to_string()), ..settings };
         let (stop, stopping) = watch::channel(false);
         let (ready, mut filled) = watch::channel(false);
-        let remotes = Remotes::new(Arc::clone(&self.git) as Arc<dyn Remote>);
+        let refs = SharedRefs::new(Arc::clone(&self.git));
         let task =
-            tokio::spawn(controller::run(client.clone(), client, remotes, settings, leads, ready, stopping));
+            tokio::spawn(controller::run(client.clone(), client, refs, settings, leads, ready, stopping));
         tokio::time::timeout(LIMIT, filled.wait_for(|f| *f)).await.expect("caches are filled").unwrap();
         self.running.push(Running { stop, task });
     }

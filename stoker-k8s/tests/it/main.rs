@@ -16,6 +16,7 @@ mod helm;
 mod includes;
 mod injection;
 mod line;
+mod look_ups;
 mod pair;
 mod replicas;
 mod reports;

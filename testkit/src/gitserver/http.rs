@@ -36,6 +36,9 @@ pub struct HttpOptions {
     pub login: Option<(String, String)>,
     /// Whether to serve https, with a certificate of an authority that nobody knows.
     pub tls: bool,
+    /// Whether newer versions of git's protocol than 0 are unknown, as to an old server or behind a proxy that drops
+    /// the header.
+    pub version_0: bool,
 }
 
 /// How the server misbehaves, from the next request on.
@@ -81,6 +84,7 @@ pub struct Http {
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
+    version_0: bool,
     login: Mutex<Option<(String, String)>>,
     fault: Mutex<Fault>,
     requests: Mutex<Vec<HttpRequest>>,
@@ -88,7 +92,7 @@ struct Shared {
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { address: Ipv4Addr::LOCALHOST.into(), login: None, tls: false }
+        Self { address: Ipv4Addr::LOCALHOST.into(), login: None, tls: false, version_0: false }
     }
 }
 
@@ -104,6 +108,13 @@ impl HttpOptions {
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Speaks no newer version of git's protocol than 0.
+    #[must_use]
+    pub fn version_0(mut self) -> Self {
+        self.version_0 = true;
         self
     }
 }
@@ -130,6 +141,7 @@ impl Http {
         };
         let shared = Arc::new(Shared {
             folder: shelf.path().to_owned(),
+            version_0: options.version_0,
             login: Mutex::new(options.login),
             fault: Mutex::default(),
             requests: Mutex::default(),
@@ -228,7 +240,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Infallible> {
+async fn answer(State(shared): State<Arc<Shared>>, mut request: Request) -> Result<Response, Infallible> {
+    if shared.version_0 {
+        request.headers_mut().remove("git-protocol");
+    }
     let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
     let user = user_of(request.headers(), &lock(&shared.login));
     let mut record = HttpRequest {

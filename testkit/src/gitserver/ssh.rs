@@ -51,6 +51,20 @@ impl Ssh {
     ///
     /// As [`Ssh::start`].
     pub async fn start_at(address: IpAddr) -> Result<Self> {
+        Self::start_with(address, "AcceptEnv GIT_PROTOCOL\n").await
+    }
+
+    /// Starts one that passes no version of git's protocol on, as a server does that nobody has configured for git: it
+    /// speaks version 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ssh::start`].
+    pub async fn start_version_0() -> Result<Self> {
+        Self::start_with(Ipv4Addr::LOCALHOST.into(), "").await
+    }
+
+    async fn start_with(address: IpAddr, lines: &str) -> Result<Self> {
         let (leash, shelf) = (Leash::new("sshd")?, Shelf::new()?);
         let [port] = free_ports()?;
         let address = SocketAddr::new(address, port);
@@ -60,7 +74,7 @@ impl Ssh {
         }
         make_key(&folder.join("client"), KeyKind::Ed25519, "")?;
         std::fs::copy(folder.join("client.pub"), folder.join("authorized_keys"))?;
-        write_configuration(folder, address, shelf.path())?;
+        write_configuration(folder, address, shelf.path(), lines)?;
         let process = Mutex::new(spawn(&leash, address).await?);
         Ok(Self { address, user: user_name()?, shelf, process, leash })
     }
@@ -206,7 +220,7 @@ fn make_key(path: &Path, kind: KeyKind, passphrase: &str) -> Result<()> {
     Ok(())
 }
 
-fn write_configuration(folder: &Path, address: SocketAddr, shelf: &Path) -> Result<()> {
+fn write_configuration(folder: &Path, address: SocketAddr, shelf: &Path, lines: &str) -> Result<()> {
     // Whatever a client asks for, it gets git's own restricted shell, and paths start at the shelf.
     let script = format!(
         "#!/bin/sh\ncd '{}' || exit 1\nexec git shell -c \"$(printf %s \"$SSH_ORIGINAL_COMMAND\" | sed \"s# '/# '#\")\"\n",
@@ -217,7 +231,7 @@ fn write_configuration(folder: &Path, address: SocketAddr, shelf: &Path) -> Resu
     let mut config = format!(
         "Port {}\nListenAddress {}\nPidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\n\
          KbdInteractiveAuthentication no\nPermitRootLogin yes\nAllowTcpForwarding no\nX11Forwarding no\n\
-         AcceptEnv GIT_PROTOCOL\nPrintMotd no\nMaxStartups 200\nAuthorizedKeysFile {}\nForceCommand sh {}\n",
+         {lines}PrintMotd no\nMaxStartups 200\nAuthorizedKeysFile {}\nForceCommand sh {}\n",
         address.port(),
         address.ip(),
         folder.join("authorized_keys").display(),

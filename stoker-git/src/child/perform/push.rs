@@ -12,8 +12,9 @@ use crate::local::LocalRepository;
 use crate::object_id::CommitId;
 use crate::transport;
 use crate::url::Protocol;
+use crate::wire::greeting::{self, Bounds};
 use crate::wire::push::{Move, Moved, in_a_push};
-use crate::wire::{self, Service, greeting};
+use crate::wire::{self, Service};
 
 impl Work<'_> {
     pub(super) fn push(
@@ -51,8 +52,13 @@ impl Work<'_> {
 
     fn push_to_server(&self, wanted: &Move, pack: Vec<u8>, url: &str) -> Result<Moved, GitError> {
         let mut connection = transport::open(&self.destination(), Service::ReceivePack)?;
-        let greeting = match greeting::read(connection.greeting()?, url) {
-            Ok(greeting) => greeting,
+        let bounds = Bounds::none(self.request.limits.stall_timeout);
+        let greeting = match greeting::read(connection.greeting()?, url, bounds) {
+            Ok(Some(greeting)) => greeting,
+            Ok(None) => {
+                let (url, detail) = (url.to_owned(), "its greeting has no end".to_owned());
+                return Err(GitError::Protocol { url, detail });
+            }
             Err(error @ GitError::Protocol { .. }) => {
                 return Err(in_a_push(connection.complaint().unwrap_or(error), url));
             }

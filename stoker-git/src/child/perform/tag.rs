@@ -33,7 +33,9 @@ impl Work<'_> {
                 return Ok(Fetched::default());
             }
             let (have, shallow) = (generation.haves(), generation.shallow());
-            let fetched = self.ask(&Want { commit: *tag, hint: None, have, shallow }, &url, &mut writer)?;
+            let patience = self.request.limits.stall_timeout;
+            let want = Want { commit: *tag, hint: None, have, shallow, patience };
+            let fetched = self.ask(&want, &url, &mut writer)?;
             writer.finish()?;
             Ok(fetched)
         };

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use reqwest::header::{ACCEPT, DATE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use reqwest::header::{ACCEPT, DATE, HeaderMap, USER_AGENT};
 use tokio::time::timeout;
 
-use super::{client, seconds};
+use super::{client, retry_after};
 use crate::error::GitError;
 use crate::github_app::GithubApp;
 use crate::secret::Secret;
@@ -100,7 +100,7 @@ fn date(headers: &HeaderMap) -> Option<i64> {
 
 fn refusal(status: u16, headers: &HeaderMap, app: &GithubApp, url: &str, ahead: Option<i64>) -> GitError {
     let (id, installation, url) = (app.app_id, app.installation_id, url.to_owned());
-    let retry_after = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(seconds);
+    let retry_after = retry_after(headers, SystemTime::now());
     let exhausted = headers.get("x-ratelimit-remaining").is_some_and(|left| left == "0");
     match status {
         401 => match ahead.filter(|ahead| ahead.abs() > MAX_SKEW) {

@@ -34,7 +34,8 @@ fn greeting(main: Option<char>, capabilities: &str) -> Greeting {
         None => push(&mut bytes, &format!("{} capabilities^{{}}\0{capabilities}", commit('0'))),
     }
     push_flush(&mut bytes);
-    super::super::greeting::read(&mut &bytes[..], "u").unwrap()
+    let bounds = crate::wire::greeting::Bounds::none(std::time::Duration::MAX);
+    super::super::greeting::read(&mut &bytes[..], "u", bounds).unwrap().unwrap()
 }
 
 fn told(greeting: &Greeting, answer: Vec<u8>) -> (Result<Moved, GitError>, Vec<u8>) {

@@ -1,7 +1,3 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use stoker_git::AdvertisedRef;
-
 use super::*;
 
 fn unreachable() -> LookupError {
@@ -60,84 +56,16 @@ fn failures_are_repeated_ever_more_slowly_and_as_the_server_asks() {
     assert!(spread.len() > 5, "{spread:?}");
 }
 
-struct Slow {
-    requests: AtomicUsize,
-    answer: Result<(), GitError>,
-}
-
-impl Remote for Slow {
-    fn advertise<'a>(
-        &'a self,
-        _: &'a RemoteUrl,
-        _: &'a Access,
-    ) -> BoxFuture<'a, Result<Advertisement, GitError>> {
-        Box::pin(async {
-            self.requests.fetch_add(1, Ordering::SeqCst);
-            tokio::task::yield_now().await;
-            self.answer.clone()?;
-            let main = AdvertisedRef {
-                name: "refs/heads/main".into(),
-                id: "2".repeat(40).parse().unwrap(),
-                peeled: None,
-            };
-            Ok(Advertisement { refs: vec![main], head: None, object_format: ObjectFormat::Sha1 })
-        })
-    }
-}
-
-fn remotes(answer: Result<(), GitError>) -> (Arc<Remotes>, Arc<Slow>) {
-    let slow = Arc::new(Slow { requests: AtomicUsize::new(0), answer });
-    (Remotes::new(Arc::clone(&slow) as Arc<dyn Remote>), slow)
-}
-
-#[tokio::test]
-async fn a_thousand_askers_are_one_request_per_repository_and_credential() {
-    let (remotes, slow) = remotes(Ok(()));
-    let url = RemoteUrl::parse("https://git.example.com/a.git").unwrap();
-    let with = |token: &str| Access {
-        credentials: Credentials::Token { username: "u".into(), secret: token.into() },
-        ..Access::default()
+#[test]
+fn how_old_an_answer_may_be() {
+    let (minute, now) = (Some(Duration::from_secs(60)), Instant::now() + Duration::from_secs(3600));
+    let ages = |state: State, trigger| {
+        let freshness = state.freshness(trigger, minute, now);
+        [freshness.seen_since, freshness.denied_since].map(|moment| (now - moment).as_secs())
     };
-    let (a, b, now) = (with("a"), with("b"), Instant::now());
-    let asked = (0..1000).map(|n| remotes.advertise(&url, if n % 2 == 0 { &a } else { &b }, now));
-    let answers = futures::future::join_all(asked).await;
-    assert!(answers.iter().all(Result::is_ok));
-    assert_eq!(slow.requests.load(Ordering::SeqCst), 2);
-    // Whoever was triggered later gets an answer of their own.
-    remotes.advertise(&url, &a, Instant::now()).await.unwrap();
-    assert_eq!(slow.requests.load(Ordering::SeqCst), 3);
-}
-
-#[tokio::test]
-async fn a_server_that_asks_for_patience_is_not_asked_again() {
-    let (remotes, slow) = remotes(Err(limited(60)));
-    let url = RemoteUrl::parse("https://git.example.com/a.git").unwrap();
-    for _ in 0..10 {
-        remotes.advertise(&url, &Access::default(), Instant::now()).await.unwrap_err();
-    }
-    assert_eq!(slow.requests.load(Ordering::SeqCst), 1);
-}
-
-/// C10: who names the same GitHub App without its key gets no answer that the key was needed for.
-#[tokio::test]
-async fn an_app_with_another_key_is_somebody_else() {
-    let (remotes, slow) = remotes(Ok(()));
-    let url = RemoteUrl::parse("https://github.com/plant/a.git").unwrap();
-    let with = |installation_id: u64, key: &str| Access {
-        credentials: Credentials::GithubApp(stoker_git::GithubApp {
-            app_id: 12,
-            installation_id,
-            private_key: key.into(),
-            api_base_url: "https://api.github.com".into(),
-        }),
-        ..Access::default()
-    };
-    let now = Instant::now();
-    let bearer = Access { credentials: Credentials::Bearer { secret: "a".into() }, ..Access::default() };
-    for access in [with(34, "a"), with(34, "b"), with(35, "a"), bearer, Access::default()] {
-        for _ in 0..2 {
-            remotes.advertise(&url, &access, now).await.unwrap();
-        }
-    }
-    assert_eq!(slow.requests.load(Ordering::SeqCst), 5);
+    assert_eq!(ages(State::default(), None), [5, 0]);
+    assert_eq!(ages(state(Ok(()), Some("t1"), None), Some("t1")), [54, 54]);
+    assert_eq!(ages(state(Ok(()), Some("t1"), None), Some("t2")), [0, 0]);
+    let failed = State { failures: 3, ..state(Err(unreachable()), None, None) };
+    assert_eq!(ages(failed, None), [10, 10]);
 }
