@@ -154,12 +154,9 @@ impl Transaction<'_> {
                     back.word(path, trace.base, now);
                     continue;
                 }
-                let word = trace.base.map(|entry| (path.clone(), entry));
-                back.words.extend(word.map(|(path, entry)| Step::Record {
-                    path,
-                    entry,
-                    before: now.clone(),
-                }));
+                if trace.base.is_some() {
+                    back.words.push(says(path.clone(), trace.base, now.clone()));
+                }
                 back.moves.push(Step::Delete { path, slot, before: now });
                 continue;
             };
@@ -215,16 +212,17 @@ impl Transaction<'_> {
     /// Checks that everything that comes back has a place.
     fn nothing_in_the_way(&self, journals: &[&Journal], moves: &[Step]) -> Result<(), RollbackError> {
         let of = |wanted: fn(&Step) -> bool| moves.iter().filter(move |step| wanted(step)).map(Step::path);
-        let puts: BTreeSet<&RelPathBuf> = of(|step| matches!(step, Step::Put { .. })).collect();
+        let puts: BTreeSet<RelPath<'_>> =
+            of(|step| matches!(step, Step::Put { .. })).map(RelPathBuf::as_path).collect();
         let deleted = of(|step| matches!(step, Step::Delete { .. })).map(RelPathBuf::as_str).collect();
         let mut way = Way::new(self.root, deleted);
         for below in &puts {
-            if let Some(path) = below.as_path().ancestors().find_map(|above| puts.get(&above.to_buf())) {
+            if let Some(path) = below.ancestors().find(|above| puts.contains(above)) {
                 let transaction = journals.last().map_or(0, |oldest| oldest.transaction);
-                let (path, below) = (RelPathBuf::clone(path), RelPathBuf::clone(below));
+                let (path, below) = (path.to_buf(), below.to_buf());
                 return Err(RollbackError::Contradiction { transaction, path, below });
             }
-            way.clear(below.as_path()).map_err(|error| RollbackError::InTheWay(Box::new(error)))?;
+            way.clear(*below).map_err(|error| RollbackError::InTheWay(Box::new(error)))?;
         }
         Ok(())
     }
@@ -253,13 +251,8 @@ impl Back {
             Some(base) if base.is_of(digest) => ManifestEntry { digest, stat, ..*base },
             // It was not what had been written: the manifest must not take it for that.
             base => {
-                self.words.push(match base {
-                    Some(base) => {
-                        let entry = Box::new(ManifestEntry { stat: StatId::default(), ..*base });
-                        Step::Record { path: path.clone(), entry, before: None }
-                    }
-                    None => Step::Forget { path: path.clone(), before: None },
-                });
+                let entry = base.map(|base| Box::new(ManifestEntry { stat: StatId::default(), ..*base }));
+                self.words.push(says(path.clone(), entry, None));
                 ManifestEntry::of_others(digest, stat)
             }
         };
@@ -283,11 +276,12 @@ impl Back {
 
     /// The manifest has to say `entry` where it says `now`.
     fn word(&mut self, path: RelPathBuf, entry: Option<Box<ManifestEntry>>, now: Option<Box<ManifestEntry>>) {
-        match entry {
-            Some(entry) if now.as_ref().is_some_and(|now| now.is_as(&entry)) => {}
-            Some(entry) => self.words.push(Step::Record { path, entry, before: now }),
-            None if now.is_none() => {}
-            None => self.words.push(Step::Forget { path, before: now }),
+        let said = match (&entry, &now) {
+            (Some(entry), Some(now)) => now.is_as(entry),
+            (entry, now) => entry.is_none() && now.is_none(),
+        };
+        if !said {
+            self.words.push(says(path, entry, now));
         }
     }
 
@@ -303,12 +297,17 @@ impl Back {
         entry.executable = executable;
         entry.stat = now.as_ref().map(|now| now.stat).unwrap_or_default();
         if !base.as_ref().is_some_and(|base| base.is_as(&entry)) {
-            self.words.push(match base {
-                Some(entry) => Step::Record { path: path.clone(), entry, before: now.clone() },
-                None => Step::Forget { path: path.clone(), before: now.clone() },
-            });
+            self.words.push(says(path.clone(), base, now.clone()));
         }
         self.moves.push(Step::SetMode { path, entry, before: now });
+    }
+}
+
+/// The step after which the manifest says `entry` of a path, and before which it says `before`.
+fn says(path: RelPathBuf, entry: Option<Box<ManifestEntry>>, before: Option<Box<ManifestEntry>>) -> Step {
+    match entry {
+        Some(entry) => Step::Record { path, entry, before },
+        None => Step::Forget { path, before },
     }
 }
 

@@ -37,14 +37,19 @@ proptest! {
         engine.sync(&source, "r1", &copy.spec).unwrap();
         let mut expected = files(world.directory.path());
         expected.remove("theirs");
-        prop_assert_eq!(files(copy.directory.path()), expected);
+        prop_assert_eq!(files(copy.directory.path()), expected.clone());
 
         // Cut off anywhere, it is refused; with a byte turned over, it is refused or nothing of it has changed.
         for at in [archive.len() / 3, archive.len() - 1] {
             prop_assert!(read(&archive[..at], &Limits::default()).is_err());
             let mut broken = archive.clone();
             broken[at] ^= 1;
-            prop_assert!(read(&broken, &Limits::default()).is_err());
+            // Some bits of a compressed stream mean nothing.
+            if let Ok(source) = read(&broken, &Limits::default()) {
+                let other = World::new();
+                other.engine().sync(&source, "r1", &other.spec).unwrap();
+                prop_assert_eq!(files(other.directory.path()), expected.clone());
+            }
         }
     }
 }

@@ -45,15 +45,20 @@ impl std::io::Write for Log {
     }
 }
 
-#[tokio::test]
-async fn a_token_and_a_key_are_in_no_error_log_or_file() {
+/// Everything that this thread logs from now on.
+fn listening() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn a_token_and_a_key_are_in_no_error_log_or_file() {
+    let (log, _guard) = listening();
 
     let plant = Plant::new();
     let server = GitHttpServer::start(plant.root()).await.unwrap();
@@ -175,13 +180,7 @@ fn family(pid: &str) -> Vec<String> {
 /// in the memory of the two processes.
 #[tokio::test]
 async fn an_ssh_key_and_its_passphrase_are_nowhere() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = listening();
 
     let plant = Plant::new();
     let sshd = crate::ssh::Sshd::start(&plant, &["ed25519"], &[]);

@@ -1,7 +1,6 @@
 //! References: very many, none, moving, gone; and servers that know less than today's.
 
 use std::fmt::Write as _;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -283,15 +282,7 @@ async fn a_directory_of_a_hundred_thousand_files_is_fetched_and_listed() {
     (0..FILES).for_each(|n| writeln!(script, "M 100644 :1 flat/view-{n:06}.json").unwrap());
     script += "commit refs/heads/main\ncommitter A <a@b> 1700000001 +0000\ndata 1\ny\n";
     script += "M 100644 inline flat/view-050000.json\ndata 3\nnew\n";
-    let file = plant.dir.path().join("import");
-    std::fs::write(&file, script).unwrap();
-    let import = Command::new("git")
-        .args(["fast-import", "--quiet", "--force"])
-        .current_dir(plant.bare())
-        .stdin(std::fs::File::open(file).unwrap())
-        .stdout(Stdio::null())
-        .status();
-    assert!(import.unwrap().success());
+    plant.import(script);
     let server = GitHttpServer::start(plant.root()).await.unwrap();
     let (git, remote, cache) = (in_little_memory(), remote(&server.url("plant.git")), plant.cache("a"));
     let start = Instant::now();

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -35,14 +34,7 @@ fn prepared() -> (Plant, Vec<CommitId>) {
         .unwrap();
         writeln!(script, "M 100644 inline part-{}\ndata {}\n{text}", number % 30, text.len()).unwrap();
     }
-    let file = plant.dir.path().join("import");
-    std::fs::write(&file, script).unwrap();
-    let import = Command::new("git")
-        .args(["fast-import", "--quiet", "--force"])
-        .current_dir(plant.bare())
-        .stdin(std::fs::File::open(file).unwrap())
-        .status();
-    assert!(import.unwrap().success());
+    plant.import(script);
     let list = git(&plant.bare(), &["rev-list", "--reverse", "next"]);
     let commits = list.lines().skip(1).map(|line| line.parse().unwrap()).collect();
     git(&plant.bare(), &["branch", "-D", "next"]);

@@ -1,7 +1,7 @@
 //! A repository to serve, and the client under test.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use stoker_core::{RelPathBuf, Source};
@@ -57,6 +57,19 @@ impl Plant {
 
     pub(crate) fn git(&self, arguments: &[&str]) -> String {
         git(&self.work(), arguments)
+    }
+
+    /// Runs a script of `git fast-import` in the bare repository.
+    pub(crate) fn import(&self, script: String) {
+        let file = self.dir.path().join("import");
+        std::fs::write(&file, script).unwrap();
+        let import = Command::new("git")
+            .args(["fast-import", "--quiet", "--force"])
+            .current_dir(self.bare())
+            .stdin(std::fs::File::open(file).unwrap())
+            .stdout(Stdio::null())
+            .status();
+        assert!(import.unwrap().success());
     }
 
     /// Writes the files and commits everything.

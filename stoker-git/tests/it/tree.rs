@@ -114,15 +114,7 @@ async fn ten_thousand_files_are_listed_and_read_in_a_moment() {
     for i in 0..10_000 {
         script += &format!("M 100644 inline flat/f{i}.json\ndata 1\nx\n");
     }
-    let file = plant.dir.path().join("import");
-    std::fs::write(&file, script).unwrap();
-    let import = std::process::Command::new("git")
-        .args(["fast-import", "--quiet", "--force"])
-        .current_dir(plant.bare())
-        .stdin(std::fs::File::open(file).unwrap())
-        .status()
-        .unwrap();
-    assert!(import.success());
+    plant.import(script);
     let source = fetched(&plant).await;
 
     fn walk(source: &CommitSource, dir: RelPath<'_>, files: &mut Vec<(RelPathBuf, ContentId)>) {
