@@ -67,19 +67,18 @@ fn whole(pattern: &[&str], path: &[&str]) -> bool {
         (Some(&"**"), _) if pattern.len() == 1 => !path.is_empty(),
         (Some(&"**"), _) => (0..=path.len()).any(|n| whole(&pattern[1..], &path[n..])),
         (Some(p), Some(c)) => {
-            let (p, c): (Vec<char>, Vec<char>) = (p.chars().collect(), c.chars().collect());
-            component(&p, &c) && whole(&pattern[1..], &path[1..])
+            component(p.as_bytes(), c.as_bytes()) && whole(&pattern[1..], &path[1..])
         }
         _ => false,
     }
 }
 
-/// Two stars that are not a component of their own are one.
-fn component(pattern: &[char], text: &[char]) -> bool {
+/// Two stars that are not a component of their own are one; a question mark is one byte, as it is to git.
+fn component(pattern: &[u8], text: &[u8]) -> bool {
     match pattern.first() {
         None => text.is_empty(),
-        Some('*') => (0..=text.len()).any(|n| component(&pattern[1..], &text[n..])),
-        Some('?') => !text.is_empty() && component(&pattern[1..], &text[1..]),
+        Some(b'*') => (0..=text.len()).any(|n| component(&pattern[1..], &text[n..])),
+        Some(b'?') => !text.is_empty() && component(&pattern[1..], &text[1..]),
         Some(c) => text.first() == Some(c) && component(&pattern[1..], &text[1..]),
     }
 }

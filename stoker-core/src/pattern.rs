@@ -3,6 +3,7 @@
 //! Patterns are matched against paths relative to the destination directory:
 //!
 //! - `*` and `?` stay within one component, `**` spans any number of them, `[a-z]` and `{a,b}` work as usual;
+//! - `?` and `[...]` are one *byte*, as they are to git: a letter outside ASCII is two or more, `*` takes it whole;
 //! - a pattern without a slash (other than a trailing one) matches at any depth, one with a slash is anchored;
 //! - a trailing `/` matches a directory and everything below it;
 //! - a leading `!` re-includes; the last pattern that matches a path *or any directory above it* decides.
@@ -213,6 +214,9 @@ mod tests {
             ("a/**/z", "a/b/c/z", false, true),
             ("*.idb*", "db/config.idb-wal", false, true),
             ("{a,b}.txt", "b.txt", false, true),
+            ("?.txt", "é.txt", false, false),
+            ("??.txt", "é.txt", false, true),
+            ("é*.txt", "été.txt", false, true),
             ("MQTT Engine/", "tags/MQTT Engine/x.json", false, true),
         ] {
             assert_eq!(excluded(&[pattern], path, is_directory), expected, "{pattern} on {path}");
