@@ -12,10 +12,12 @@
 //!       └ suspect       left by a reader that met a damaged object
 //! ```
 //!
-//! A generation is only ever added to. After too many packs, or when it is suspect, the next fetch starts a new one and
-//! then switches `current`; the old one goes when its last reader has. So a fetch that dies anywhere leaves what was
-//! there, and leftovers that the next fetch sweeps.
+//! A generation is only ever added to. When its packs are too many, they are folded into a new one; when they are too
+//! large for what they hold, or it is suspect, the next fetch starts a new one from nothing. Then `current` is switched,
+//! and the old one goes when its last reader has. So a fetch that dies anywhere leaves what was there, and leftovers
+//! that the next fetch sweeps.
 
+mod fold;
 pub(crate) mod generation;
 pub(crate) mod layout;
 pub(crate) mod objects;

@@ -27,7 +27,7 @@ pub struct Limits {
     pub child_memory_bytes: u64,
     /// The largest file that is handed out, in bytes; git holds a file in memory as a whole. Default 256 MiB.
     pub max_blob_bytes: u64,
-    /// After how many packs the cache is made anew. Default 32.
+    /// After how many packs the cache folds them into two. Default 32.
     pub max_packs: usize,
 }
 

@@ -23,8 +23,10 @@ pub(crate) struct Generation {
 const MAX_HAVES: usize = 8;
 /// How many commits stay listed; their objects stay anyway until the generation goes.
 const MAX_HELD: usize = 64;
+/// Where commits are noted whose trees are whole.
+pub(super) const COMMITS: &str = "refs/stoker";
 /// Where annotated tags are noted.
-const TAGS: &str = "refs/stoker-tags";
+pub(super) const TAGS: &str = "refs/stoker-tags";
 
 impl Generation {
     /// The generation with this name; `None` when it is no name of one.
@@ -40,7 +42,7 @@ impl Generation {
     pub(crate) fn create(dir: &Path, number: u64) -> io::Result<Self> {
         let name = format!("g{number}");
         let path = dir.join(&name);
-        for sub in ["objects/pack", "objects/info", "refs/stoker", "refs/heads"] {
+        for sub in ["objects/pack", "objects/info", COMMITS, "refs/heads"] {
             std::fs::create_dir_all(path.join(sub))?;
         }
         std::fs::write(path.join("HEAD"), "ref: refs/heads/none\n")?;
@@ -69,7 +71,7 @@ impl Generation {
     }
 
     fn reference(&self, commit: &CommitId) -> PathBuf {
-        self.path.join("refs/stoker").join(commit.to_string())
+        self.path.join(COMMITS).join(commit.to_string())
     }
 
     /// Whether the whole tree of this commit is here.
@@ -133,7 +135,7 @@ impl Generation {
 
     /// The commits whose trees are complete here, newest first.
     fn held(&self) -> Vec<CommitId> {
-        named_ids(&self.path.join("refs/stoker"))
+        named_ids(&self.path.join(COMMITS))
     }
 
     /// What a server is told that is here.
@@ -143,23 +145,32 @@ impl Generation {
         held
     }
 
-    /// Whether another pack would be one too many, or one like the last would make all of them more than twice of what
-    /// one fetch brings.
-    pub(crate) fn is_worn(&self, max_packs: usize) -> bool {
+    /// Whether there are so many packs that each look-up costs.
+    pub(crate) fn is_crowded(&self, max_packs: usize) -> bool {
+        self.pack_sizes().len() >= max_packs
+    }
+
+    /// Whether another pack like the last would make all of them more than twice of what one fetch brings.
+    pub(crate) fn is_outgrown(&self) -> bool {
         let sizes = self.pack_sizes();
         let (total, largest) = (sizes.iter().sum::<u64>(), sizes.iter().max().copied().unwrap_or_default());
         let next = sizes.last().copied().unwrap_or_default();
-        sizes.len() >= max_packs || (sizes.len() > 1 && total + next > 2 * largest + (1 << 20))
+        sizes.len() > 1 && total + next > 2 * largest + (1 << 20)
     }
 
     /// Oldest first.
     fn pack_sizes(&self) -> Vec<u64> {
-        let Ok(entries) = std::fs::read_dir(self.pack_dir()) else { return Vec::new() };
-        let is_pack = |path: &Path| path.extension().is_some_and(|e| e == "pack");
-        let packs = entries.flatten().filter(|e| is_pack(&e.path())).filter_map(|e| e.metadata().ok());
-        let mut sizes: Vec<_> = packs.filter_map(|meta| Some((meta.modified().ok()?, meta.len()))).collect();
+        let metadata = self.packs().into_iter().filter_map(|path| path.metadata().ok());
+        let mut sizes: Vec<_> =
+            metadata.filter_map(|meta| Some((meta.modified().ok()?, meta.len()))).collect();
         sizes.sort_unstable();
         sizes.into_iter().map(|(_, size)| size).collect()
+    }
+
+    pub(super) fn packs(&self) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(self.pack_dir()) else { return Vec::new() };
+        let paths = entries.flatten().map(|entry| entry.path());
+        paths.filter(|path| path.extension().is_some_and(|e| e == "pack")).collect()
     }
 
     /// Whether its newest commit can be read: the cheap part of a check, done before each fetch.
@@ -214,7 +225,7 @@ impl Generation {
                 let _ = std::fs::remove_file(path);
             }
         }
-        for dir in [self.path.join("refs/stoker"), self.path.join(TAGS), self.path.clone()] {
+        for dir in [self.path.join(COMMITS), self.path.join(TAGS), self.path.clone()] {
             let Ok(entries) = std::fs::read_dir(dir) else { continue };
             for entry in entries.flatten() {
                 if entry.path().extension().is_some_and(|e| e == "new" || e == "lock") {

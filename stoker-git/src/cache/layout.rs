@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::generation::Generation;
-use super::io_error;
+use super::{fold, io_error};
 use crate::error::GitError;
 
 /// The right to change a cache, until it is dropped or the process ends.
@@ -107,6 +107,18 @@ impl WriteLock {
     pub(crate) fn create(&self) -> Result<Generation, GitError> {
         let last = self.generations().iter().filter_map(Generation::number).max().unwrap_or_default();
         Generation::create(&self.dir, last + 1).map_err(|e| io_error(&self.dir, &e))
+    }
+
+    /// Goes on with the same commits in fewer packs; `None` if that is too much work, or impossible.
+    pub(crate) fn fold(&self, crowded: &Generation) -> Option<Generation> {
+        let new = self.create().ok()?;
+        match fold::fold(crowded, &new).and_then(|()| self.switch(&new)) {
+            Ok(()) => Some(new),
+            Err(_) => {
+                new.remove();
+                None
+            }
+        }
     }
 
     /// Makes `generation` the current one and cleans up the others.

@@ -123,7 +123,11 @@ impl Work<'_> {
         if usable.as_ref().is_some_and(|generation| generation.holds(commit)) {
             return Ok(FetchReport { already_present: true, ..FetchReport::default() });
         }
-        if let Some(generation) = usable.filter(|g| !g.is_worn(self.request.limits.max_packs)) {
+        let max_packs = self.request.limits.max_packs;
+        let roomy = usable
+            .filter(|generation| !generation.is_outgrown())
+            .and_then(|g| if g.is_crowded(max_packs) { lock.fold(&g) } else { Some(g) });
+        if let Some(generation) = roomy {
             match self.fetch_into(&generation, commit, hint) {
                 Ok(fetched) => return Ok(report(&fetched, false)),
                 // What is there does not fit what came: start anew, which needs nothing of what is there.
