@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::fault::{Category, Fault, Retry};
 use crate::history::{self, Cause, Held, Retention};
-use crate::journal::{Journal, Step, Workshop};
+use crate::journal::{DirectoryOrder, Journal, Step, Workshop};
 use crate::path::{RelPath, RelPathBuf};
 use crate::plan::{Counts, Plan};
 use crate::root::Root;
@@ -335,7 +335,8 @@ impl Transaction<'_> {
         let stands =
             |before: &Head| (&before.revision, &before.spec) == (&plan.head.revision, &plan.head.spec);
         let cause = if previous.as_ref().is_some_and(stands) { Cause::Drift } else { Cause::Sync };
-        let journal = Journal { transaction, previous, head: plan.head, cause, steps };
+        let order = DirectoryOrder::of(spec);
+        let journal = Journal { transaction, previous, head: plan.head, cause, order, steps };
         let manifest = std::mem::take(&mut plan.manifest);
         if writes {
             self.commit(&journal).map_err(|e| {

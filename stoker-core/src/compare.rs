@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::giving_back::GivingBack;
 use crate::layer::{self, Boundaries, Desired, DesiredState, Known, Layer};
+use crate::needed;
 use crate::path::{RelPath, RelPathBuf};
 use crate::path_map::PathMap;
 use crate::pattern::PatternSet;
@@ -19,7 +20,6 @@ use crate::way::Way;
 
 mod guard;
 mod mirror;
-mod needed;
 mod table;
 
 use guard::{digest, guard};
@@ -273,6 +273,25 @@ impl Comparison<'_, '_> {
             let (path, files) = (first.path.clone(), 1 + conflicts.count() as u64);
             self.plan.warnings.push(Warning::Conflicts { path, files });
         }
+        Ok(())
+    }
+
+    /// Takes back the deletion of needed files whose directory keeps something.
+    fn keep_needed(&mut self) -> Result<(), PlanError> {
+        let needed = &self.boundaries.needed_while_filled;
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let actions = &mut self.plan.actions;
+        let deletes = actions.iter().filter(|a| a.kind == ActionKind::Delete);
+        let deleted = deletes.map(|a| a.path.clone()).collect();
+        let brought = |directory: RelPath<'_>| {
+            let mut made = actions.iter().filter(|a| a.write.is_some() && a.kind.writes());
+            made.any(|a| a.path.as_path().is_below(directory))
+        };
+        let stay = needed::that_stay(self.inputs.root, needed, &deleted, &brought)?;
+        actions.retain(|a| !stay.contains(&a.path));
+        self.plan.counts.unchanged += stay.len() as u64;
         Ok(())
     }
 

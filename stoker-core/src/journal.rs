@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::history::Cause;
 use crate::path::RelPathBuf;
 use crate::root::{Live, StatId, live_at, open_file};
+use crate::spec::SyncSpec;
 use crate::state::{Digest, Head, ManifestEntry};
 
 mod renames;
@@ -43,7 +44,25 @@ pub(crate) struct Journal {
     /// What is live after.
     pub(crate) head: Head,
     pub(crate) cause: Cause,
+    /// What held within directories, so that the way back keeps to it.
+    pub(crate) order: DirectoryOrder,
     pub(crate) steps: Vec<Step>,
+}
+
+/// The part of a [`SyncSpec`] that says which files of a directory come last and go last.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DirectoryOrder {
+    pub(crate) last_in_directory: Vec<String>,
+    pub(crate) needed_while_filled: Vec<String>,
+}
+
+impl DirectoryOrder {
+    pub(crate) fn of(spec: &SyncSpec) -> Self {
+        Self {
+            last_in_directory: spec.last_in_directory.clone(),
+            needed_while_filled: spec.needed_while_filled.clone(),
+        }
+    }
 }
 
 impl Journal {

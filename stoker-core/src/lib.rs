@@ -79,6 +79,7 @@ mod journal;
 pub mod json;
 mod layer;
 mod lock;
+mod needed;
 pub mod path;
 mod path_map;
 pub mod pattern;

@@ -116,6 +116,11 @@ impl<'a> RelPath<'a> {
         self.strip_prefix(base).is_some()
     }
 
+    /// Whether the path lies in `directory`, at any depth.
+    pub(crate) fn is_below(self, directory: RelPath<'_>) -> bool {
+        self != directory && self.starts_with(directory)
+    }
+
     /// The path relative to `base`; `None` when it does not lie there.
     #[must_use]
     pub fn strip_prefix(self, base: RelPath<'_>) -> Option<Self> {

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-const MARK: &[u8; 8] = b"STOKER\x00\x03";
+const MARK: &[u8; 8] = b"STOKER\x00\x04";
 
 /// How much is written, read and hashed at a time.
 const PIECE_BYTES: usize = 64 << 10;

@@ -11,10 +11,12 @@ use crate::apply::{ApplyError, Ground, Transaction, now_ms, order};
 use crate::history::kept;
 use crate::history::trace::{Moved, Records, Trace, kept_in, traces};
 use crate::history::{Cause, Held, RollbackError, held_of, journal, transactions};
-use crate::journal::{Journal, Step, digest_at, with_executable};
+use crate::journal::{DirectoryOrder, Journal, Step, digest_at, with_executable};
+use crate::needed;
 use crate::path::{RelPath, RelPathBuf};
 use crate::path_map::PathMap;
-use crate::plan::Need;
+use crate::pattern::PatternSet;
+use crate::plan::{Need, PlanError};
 use crate::root::{Live, StatId, live_at, open_file};
 use crate::state::{Digest, Head, Manifest, ManifestEntry};
 use crate::way::Way;
@@ -101,7 +103,8 @@ impl Transaction<'_> {
         previous: Option<Head>,
     ) -> Result<(Journal, Manifest), RollbackError> {
         let mut manifest: Manifest = self.state.manifest().map_err(io_error)?.unwrap_or_default();
-        let steps = self.inverse(wanted, &manifest)?;
+        let order = wanted.first().map(|newest| newest.order.clone()).unwrap_or_default();
+        let steps = self.inverse(wanted, &manifest, &order)?;
         let oldest = wanted.last().ok_or(RollbackError::Nothing)?;
         let before = oldest.previous.clone().unwrap_or_else(|| Head {
             revision: String::new(),
@@ -118,6 +121,7 @@ impl Transaction<'_> {
             // as it was left now. The next plan has to list them.
             head: Head { transaction, at: now_ms(), sources: BTreeMap::new(), ..before },
             cause: Cause::Rollback,
+            order,
             steps,
         };
         // They tell of the revision that is left.
@@ -128,7 +132,12 @@ impl Transaction<'_> {
     /// The steps that undo some transactions, with the old contents staged.
     ///
     /// `journals` begins with the newest.
-    fn inverse(&self, journals: &[&Journal], current: &Manifest) -> Result<Vec<Step>, RollbackError> {
+    fn inverse(
+        &self,
+        journals: &[&Journal],
+        current: &Manifest,
+        rules: &DirectoryOrder,
+    ) -> Result<Vec<Step>, RollbackError> {
         let mut records = Records::new();
         for journal in journals {
             let transaction = journal.transaction;
@@ -179,9 +188,11 @@ impl Transaction<'_> {
                 .ok_or_else(|| RollbackError::Damaged { transaction, path: path.clone(), slot: kept })?;
             back.put(path, slot, trace.base, now, staged);
         }
+        self.keep_needed(&mut back, &rules.needed_while_filled)
+            .map_err(|error| RollbackError::InTheWay(Box::new(error)))?;
         self.nothing_in_the_way(journals, &back.moves)?;
         let ground = Ground::survey(self.root, &back.moves, &current.directories).map_err(io_error)?;
-        let mut steps = order(back.moves, ground, current, &BTreeSet::new(), &[]);
+        let mut steps = order(back.moves, ground, current, &BTreeSet::new(), &rules.last_in_directory);
         // The manifest's last word on a path is that of the last step.
         steps.extend(back.words);
         Ok(steps)
@@ -207,6 +218,25 @@ impl Transaction<'_> {
         let Some(parent) = cursor.parent(path)? else { return Ok(None) };
         let digest = digest_at(parent.as_fd(), path.file_name().unwrap_or_default())?;
         Ok(digest.map(|digest| (digest, live.id)))
+    }
+
+    /// Leaves files that did not exist before and that others' files need by now.
+    fn keep_needed(&self, back: &mut Back, needed: &[String]) -> Result<(), PlanError> {
+        let needed = PatternSet::new(needed)?;
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let deletes = back.moves.iter().filter(|step| matches!(step, Step::Delete { .. }));
+        let deleted = deletes.map(|step| step.path().clone()).collect();
+        let brought = |directory: RelPath<'_>| {
+            let mut puts = back.moves.iter().filter(|step| matches!(step, Step::Put { .. }));
+            puts.any(|step| step.path().as_path().is_below(directory))
+        };
+        let stay = needed::that_stay(self.root, &needed, &deleted, &brought)?;
+        for steps in [&mut back.moves, &mut back.words] {
+            steps.retain(|step| !stay.contains(step.path()));
+        }
+        Ok(())
     }
 
     /// Checks that everything that comes back has a place.
@@ -358,4 +388,38 @@ fn restage(
         _ => StatId::default(),
     };
     Ok(Some((digest, stat)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::Root;
+    use crate::state::StateDir;
+    use crate::{DirectorySource, Engine, Mapping, SyncSpec};
+
+    #[test]
+    fn what_is_last_in_its_directory_is_last_on_the_way_back_too() {
+        let (source, live) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut spec = SyncSpec::default();
+        spec.mappings.push(Mapping { source: "s".into(), destination: "d".into(), ..Mapping::default() });
+        spec.last_in_directory = vec!["manifest".into()];
+        let engine = Engine::open(live.path()).unwrap();
+        for round in ["1", "2"] {
+            for file in ["a/manifest", "a/z", "b"] {
+                let path = source.path().join("s").join(file);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, round).unwrap();
+            }
+            engine.sync(&DirectorySource::open(source.path()).unwrap(), round, &spec).unwrap();
+        }
+        let back = engine.begin(false).unwrap().rollback(None).unwrap();
+        // And the way forward again, which knows it from the way back.
+        let forward = engine.begin(false).unwrap().rollback(None).unwrap();
+        let state = StateDir::open(&Root::open(live.path()).unwrap()).unwrap().unwrap();
+        for transaction in [back.transaction, forward.transaction] {
+            let journal = journal(&state, transaction).unwrap().unwrap();
+            let paths: Vec<&str> = journal.steps.iter().map(|step| step.path().as_str()).collect();
+            assert_eq!(paths, ["d/b", "d/a/z", "d/a/manifest"]);
+        }
+    }
 }

@@ -67,6 +67,23 @@ fn the_way_back_leaves_alone_what_others_made_since() {
 }
 
 #[test]
+fn the_way_back_leaves_what_others_files_need_by_now() {
+    let mut world = World::new();
+    world.spec.needed_while_filled = vec!["/sets/*/set.json".into()];
+    world.sync(&Tree::of([("k", "1")]), "1");
+    let sets = [("k", "2"), ("sets/a/set.json", "{}"), ("sets/a/x", "x"), ("sets/b/set.json", "{}")];
+    world.sync(&Tree::of(sets), "2");
+    world.write("sets/a/theirs", "t");
+    world.engine().begin(false).unwrap().rollback(Some(2)).unwrap();
+    assert_eq!(world.files(), expect([("k", "1"), ("sets/a/set.json", "{}"), ("sets/a/theirs", "t")]));
+    // It is still ours, and goes when nothing needs it any more.
+    assert!(world.engine().owned().unwrap().iter().any(|path| path.as_str() == "sets/a/set.json"));
+    std::fs::remove_file(world.path("sets/a/theirs")).unwrap();
+    world.sync(&Tree::of([("k", "3")]), "3");
+    assert_eq!(world.files(), expect([("k", "3")]));
+}
+
+#[test]
 fn history_is_bounded_and_says_what_is_kept() {
     let world = World::new();
     for n in 0..8 {

@@ -176,6 +176,17 @@ fn what_a_directory_needs_stays_until_nothing_else_is_there() {
 }
 
 #[test]
+fn what_a_directory_needs_goes_when_a_file_takes_its_place() {
+    let mut world = World::new();
+    world.spec.needed_while_filled = vec!["/sets/*/set.json".into()];
+    world.sync(&Tree::of([("keep", "k"), ("sets/a/set.json", "{}"), ("sets/a/x", "x")]), "1");
+    world.sync(&Tree::of([("keep", "k"), ("sets/a", "file")]), "2");
+    assert_eq!(world.files(), expect([("keep", "k"), ("sets/a", "file")]));
+    world.engine().begin(false).unwrap().rollback(None).unwrap();
+    assert_eq!(world.files().len(), 3);
+}
+
+#[test]
 fn two_mappings_on_one_path_are_named_and_a_pattern_selects_files() {
     let mut world = World::new();
     let map = |origin: &str, source: &str, pattern: Option<&str>| Mapping {
