@@ -91,6 +91,9 @@ struct Plan {
     depth: Option<u32>,
 }
 
+/// A server may itself be a shallow clone, of many branches; nobody has this many.
+const MAX_SHALLOW: usize = 1 << 16;
+
 /// All of the history, also where only a part of it is here (`git fetch --unshallow`).
 const INFINITE: u32 = 0x7fff_ffff;
 
@@ -214,7 +217,7 @@ fn read_v2(
                 if line(content) == "packfile" {
                     return read_sideband(&mut packets, url, fetched, sink);
                 }
-                note_shallow(content, fetched);
+                note_shallow(content, fetched, url)?;
             }
             Packet::Delimiter => {}
             Packet::Flush | Packet::ResponseEnd => {
@@ -254,7 +257,7 @@ fn read_v0(
                 if content.starts_with(b"ACK ") || content.starts_with(b"NAK") {
                     break;
                 }
-                note_shallow(content, fetched);
+                note_shallow(content, fetched, url)?;
             }
             Packet::Flush => {}
             Packet::Delimiter | Packet::ResponseEnd => {
@@ -287,13 +290,18 @@ fn remote_error_in_fetch(url: &str, message: &str) -> GitError {
     remote_error(url, message)
 }
 
-fn note_shallow(content: &[u8], fetched: &mut Fetched) {
+fn note_shallow(content: &[u8], fetched: &mut Fetched, url: &str) -> Result<(), GitError> {
     let text = line(content);
     if let Some(id) = text.strip_prefix("shallow ").and_then(|id| id.parse().ok()) {
         fetched.shallow.push(id);
     } else if let Some(id) = text.strip_prefix("unshallow ").and_then(|id| id.parse().ok()) {
         fetched.unshallow.push(id);
     }
+    if fetched.shallow.len() + fetched.unshallow.len() > MAX_SHALLOW {
+        let detail = format!("it names more than {MAX_SHALLOW} commits without their parents");
+        return Err(GitError::Protocol { url: url.to_owned(), detail });
+    }
+    Ok(())
 }
 
 /// Channel 1 is the pack, 2 is chatter, 3 is the server's last words.

@@ -5,6 +5,7 @@ mod bench;
 mod look;
 mod misuse;
 mod paused;
+mod servers;
 mod sync;
 mod texts;
 mod validate;
