@@ -36,6 +36,7 @@ fn a_wrong_configuration_is_refused_by_name_value_and_rule() {
         ("/excludePatterns", json!(["[a"]), vec!["[a"]),
         // Where files come from.
         ("/git/repo", json!("ftp://example.com/x"), vec!["ftp"]),
+        ("/git/repo", json!("git://example.com/x"), vec!["git://", "neither secret nor authentic"]),
         ("/git/repo", json!("https://user:pass@example.com/x"), vec!["git.repo"]),
         ("/git/allowInsecure", json!(false), vec!["http"]),
         ("/gateway", json!({"url": "not a url", "apiKeyFile": "/k"}), vec!["gateway.url"]),

@@ -1,10 +1,10 @@
-//! `stoker sync` from every kind of git server.
+//! `stoker sync` from every kind of git server that a configuration may name: `git://` is refused (`misuse.rs`).
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use stoker_testkit::gitserver::{Daemon, Http, HttpOptions, Shelf, Ssh};
+use stoker_testkit::gitserver::{Http, HttpOptions, Shelf, Ssh};
 use stoker_testkit::require;
 
 use crate::bench::{Bench, VIEW};
@@ -62,14 +62,12 @@ fn over_http_and_https_with_a_token_and_an_authority_of_its_own() {
     }
 }
 
-#[tokio::test]
-async fn from_a_git_daemon_and_from_a_directory() {
+#[test]
+fn from_a_directory() {
     let mut bench = Bench::new();
-    let daemon = Daemon::start().await.unwrap();
-    let git = json!({"repo": daemon.url("plant.git"), "ref": "main", "allowInsecure": true});
-    follow(&mut bench, "git daemon", git, &to(daemon.shelf()));
-    let file = format!("file://{}", daemon.shelf().path().join("plant.git").display());
-    follow(&mut bench, "file", json!({"repo": file, "ref": "main"}), &to(daemon.shelf()));
+    let file = format!("file://{}", bench.git.shelf().path().join("plant.git").display());
+    let publish = |bench: &Bench| bench.git.shelf().publish(&bench.repo, "plant.git").unwrap();
+    follow(&mut bench, "file", json!({"repo": file, "ref": "main"}), &publish);
 }
 
 #[tokio::test]
