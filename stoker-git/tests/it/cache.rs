@@ -57,7 +57,7 @@ fn overwrite(path: &Path, change: impl Fn(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Damage of every kind: what a reader meets is an error, never other content, and the next fetch repairs it.
+/// A7. Damage of every kind: what a reader meets is an error, never other content, and the next fetch repairs it.
 #[tokio::test]
 async fn a_damaged_cache_is_noticed_and_made_anew() {
     let plant = Plant::new();
@@ -93,6 +93,7 @@ async fn a_damaged_cache_is_noticed_and_made_anew() {
     }
 }
 
+/// A8 of `failures.md`.
 #[tokio::test]
 async fn leftovers_of_a_killed_fetch_are_swept() {
     let plant = Plant::new();
@@ -175,6 +176,7 @@ async fn packs_that_cannot_be_folded_are_fetched_anew() {
     read_all(&source, RelPath::ROOT).unwrap();
 }
 
+/// I7 of `failures.md`.
 #[tokio::test]
 async fn a_cache_does_not_outgrow_twice_its_repository() {
     let plant = Plant::new();

@@ -1,4 +1,5 @@
-//! Every way in which a server can fail × every protocol: bounded in time, with a reason of its own, and stoppable.
+//! Every way in which a server can fail × every protocol: bounded in time, with a reason of its own, and stoppable (A6 of
+//! `failures.md`).
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

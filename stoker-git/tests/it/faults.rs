@@ -13,7 +13,7 @@ use stoker_git::{ChildCommand, GitError, Wanted};
 use crate::relay::{Breaking, Fate};
 use crate::support::*;
 
-/// Every way in which a connection can end early: an error in time, nothing harmed, and all well afterwards.
+/// A6. Every way in which a connection can end early: an error in time, nothing harmed, and all well afterwards.
 #[tokio::test]
 async fn a_connection_cut_anywhere_harms_nothing() {
     let plant = Plant::new();
@@ -65,6 +65,7 @@ async fn a_connection_cut_anywhere_harms_nothing() {
     }
 }
 
+/// A7 of `failures.md`.
 #[tokio::test]
 async fn a_flipped_bit_never_becomes_content() {
     let plant = Plant::new();
@@ -129,6 +130,7 @@ pub(crate) fn recording_child(plant: &Plant) -> (ChildCommand, std::path::PathBu
     (ChildCommand::executable(script), pid)
 }
 
+/// A8 of `failures.md`.
 #[tokio::test]
 async fn a_child_that_is_killed_is_an_error_and_no_more() {
     let plant = Plant::new();

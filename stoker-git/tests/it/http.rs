@@ -101,6 +101,7 @@ async fn refs_of_every_kind_lead_to_their_commit() {
     assert_eq!(error.category().as_str(), "RefNotFound");
 }
 
+/// A9 of `failures.md`.
 #[tokio::test]
 async fn a_forced_push_takes_nothing_away_and_a_vanished_commit_is_named() {
     let plant = Plant::new();
@@ -145,6 +146,7 @@ async fn credentials_are_told_right_from_wrong_and_none() {
     assert!(error.to_string().contains("use a token"), "{error}");
 }
 
+/// A17 of `failures.md`.
 #[tokio::test]
 async fn a_token_rotated_on_disk_is_taken_up_without_a_failure() {
     let plant = Plant::new();
@@ -200,6 +202,7 @@ async fn a_repository_that_is_not_there_empty_or_of_another_kind() {
     assert!(matches!(error, GitError::ObjectFormatUnsupported { .. }), "{error}");
 }
 
+/// I7 of `failures.md`.
 #[tokio::test]
 async fn the_size_limit_holds_during_the_transfer() {
     let plant = Plant::new();
