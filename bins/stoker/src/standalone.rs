@@ -89,6 +89,7 @@ impl Standalone {
             passphrase: auth.ssh_key.as_ref().and_then(|k| k.passphrase_file.clone()),
             known_hosts: auth.ssh_key.as_ref().and_then(|k| k.known_hosts_file.clone()),
             ca: config.git.ca_file.clone(),
+            proxy: None,
         };
         let client = match &config.gateway {
             None => None,
