@@ -322,9 +322,14 @@ impl Git {
         access: &Access,
         refused: Option<&Secret>,
     ) -> Result<Access, GitError> {
+        let (scheme, web) =
+            (url.protocol().scheme(), matches!(url.protocol(), Protocol::Https | Protocol::Http));
+        if let Some(proxy) = access.proxy.as_ref().filter(|_| !web) {
+            let detail = format!("{proxy} does not work with {scheme}://; write an https URL, or no proxy");
+            return Err(GitError::ProxyInvalid { detail });
+        }
         let Credentials::GithubApp(app) = &access.credentials else { return Ok(access.clone()) };
-        if !matches!(url.protocol(), Protocol::Https | Protocol::Http) {
-            let scheme = url.protocol().scheme();
+        if !web {
             let detail = format!("a GitHub App does not work with {scheme}://; write an https URL");
             return Err(GitError::CredentialInvalid { detail });
         }
@@ -336,7 +341,7 @@ impl Git {
                 other => Err(unexpected(&other)),
             }
         };
-        let secret = self.app_tokens.token(app, access.ca_pem.as_deref(), refused, exchange).await?;
+        let secret = self.app_tokens.token(app, access, refused, exchange).await?;
         let username = DEFAULT_TOKEN_USERNAME.to_owned();
         Ok(Access { credentials: Credentials::Token { username, secret }, ..access.clone() })
     }
@@ -430,6 +435,8 @@ fn may_be_rotation(error: &GitError) -> bool {
             | GitError::AccessDenied { .. }
             | GitError::PushDenied { .. }
             | GitError::CredentialInvalid { .. }
+            | GitError::ProxyInvalid { .. }
+            | GitError::ProxyRefused { .. }
             | GitError::HostKeyUnknown { .. }
             | GitError::HostCertificateUnsupported { .. }
             | GitError::HostKeyChanged { .. }

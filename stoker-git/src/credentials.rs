@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::GitError;
 use crate::github_app::{DEFAULT_API_BASE_URL, GithubApp};
+use crate::proxy::Proxy;
 use crate::secret::Secret;
 
 /// A credential for one repository.
@@ -51,8 +52,11 @@ pub struct Access {
     pub credentials: Credentials,
     /// Lines of known_hosts, in addition to the built-in ones.
     pub known_hosts: Option<String>,
-    /// Extra certificate authorities for https, in PEM.
+    /// Extra certificate authorities for https, in PEM: for the server, for a proxy that is spoken to over https, and for
+    /// one that breaks connections open.
     pub ca_pem: Option<String>,
+    /// The proxy for `https://` and `http://`, in place of those that the environment names. Other URLs are refused.
+    pub proxy: Option<Proxy>,
 }
 
 /// Gives access when it is needed.
@@ -83,6 +87,15 @@ pub struct GithubAppFile {
     pub api_base_url: Option<String>,
 }
 
+/// A proxy, and the files of the login at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyFiles {
+    /// Where it is: `http://HOST:PORT` or `https://HOST:PORT`.
+    pub url: String,
+    /// The files with the user name and with the password, when it wants a login.
+    pub login: Option<(PathBuf, PathBuf)>,
+}
+
 /// Access from files, read again at each use. At most one of `token`, `github_app` and `ssh_key`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CredentialFiles {
@@ -102,6 +115,8 @@ pub struct CredentialFiles {
     pub known_hosts: Option<PathBuf>,
     /// A file with extra certificate authorities, in PEM.
     pub ca: Option<PathBuf>,
+    /// A proxy.
+    pub proxy: Option<ProxyFiles>,
 }
 
 /// More than any key, token or CA bundle has: a wrong path must not read a disk into memory.
@@ -158,21 +173,36 @@ impl CredentialFiles {
             credentials,
             known_hosts: public(&self.known_hosts, "known_hosts")?,
             ca_pem: public(&self.ca, "CA bundle")?,
+            proxy: self.proxy.as_ref().map(ProxyFiles::load).transpose()?,
         })
+    }
+}
+
+impl ProxyFiles {
+    fn load(&self) -> Result<Proxy, GitError> {
+        let proxy: Proxy = self.url.parse()?;
+        let Some((username, password)) = &self.login else { return Ok(proxy) };
+        let line = |file, what| {
+            // Editors and `echo` end a file with a newline that is not meant.
+            Ok(Secret::new(read(file, what)?.expose().trim_end_matches(['\r', '\n'])))
+        };
+        proxy.with_login(line(username, "user name of the proxy")?, line(password, "password of the proxy")?)
     }
 }
 
 impl Access {
     /// Every secret in it, for scrubbing texts.
     pub(crate) fn secrets(&self) -> Vec<&str> {
-        match &self.credentials {
+        let mut secrets = match &self.credentials {
             Credentials::None => Vec::new(),
             Credentials::Token { secret, .. } | Credentials::Bearer { secret } => vec![secret.expose()],
             Credentials::GithubApp(app) => vec![app.private_key.expose()],
             Credentials::SshKey { private_key, passphrase } => {
                 std::iter::once(private_key).chain(passphrase).map(Secret::expose).collect()
             }
-        }
+        };
+        secrets.extend(self.proxy.as_ref().and_then(Proxy::login).map(|login| login.password.expose()));
+        secrets
     }
 }
 
@@ -268,6 +298,28 @@ mod tests {
         assert_eq!(access.credentials, expected);
         assert!(!format!("{access:?}").contains("abc"));
         assert_eq!(access.secrets().len(), 2);
+    }
+
+    #[test]
+    fn the_login_at_a_proxy_is_read_at_each_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let (username, password) = (dir.path().join("username"), dir.path().join("password"));
+        let login = Some((username.clone(), password.clone()));
+        let proxy = Some(ProxyFiles { url: "http://proxy:3128".into(), login });
+        let files = CredentialFiles { proxy, ..Default::default() };
+        std::fs::write(&username, "ada\n").unwrap();
+        let missing = files.load().unwrap_err().to_string();
+        assert!(
+            missing.contains("password of the proxy file") && missing.contains("No such file"),
+            "{missing}"
+        );
+        for text in ["hunter2", "hunter3"] {
+            std::fs::write(&password, format!("{text}\r\n")).unwrap();
+            let access = files.load().unwrap();
+            let login = access.proxy.as_ref().unwrap().login().unwrap();
+            assert_eq!((login.username.expose(), login.password.expose()), ("ada", text));
+            assert_eq!(access.secrets(), [text]);
+        }
     }
 
     #[test]

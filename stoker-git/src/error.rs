@@ -36,6 +36,20 @@ pub enum GitError {
         /// Which one, and why.
         detail: String,
     },
+    /// The proxy that was configured is none, or cannot serve this repository.
+    #[error("the proxy cannot be used: {detail}")]
+    ProxyInvalid {
+        /// What is wrong with it, and what to write instead.
+        detail: String,
+    },
+    /// The proxy that was configured wants a login, or another one.
+    #[error("the proxy {proxy} {detail}")]
+    ProxyRefused {
+        /// The proxy.
+        proxy: String,
+        /// What it said, and what to do.
+        detail: String,
+    },
     /// The clocks differ too much for a proof that holds for minutes.
     #[error(
         "{url} takes no proof of this machine, whose clock is {} that of the server; set the clock",
@@ -411,6 +425,8 @@ impl Fault for GitError {
             Self::AuthenticationFailed { .. } => "AuthenticationFailed",
             Self::AccessDenied { .. } => "AccessDenied",
             Self::CredentialInvalid { .. } => "CredentialInvalid",
+            Self::ProxyInvalid { .. } => "ProxyInvalid",
+            Self::ProxyRefused { .. } => "ProxyAuthenticationFailed",
             Self::ClockWrong { .. } => "ClockWrong",
             Self::HostKeyUnknown { .. } | Self::HostCertificateUnsupported { .. } => "HostKeyUnknown",
             Self::HostKeyChanged { .. } => "HostKeyChanged",

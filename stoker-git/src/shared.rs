@@ -13,7 +13,7 @@
 //! - A server that asks for patience (`Retry-After`) gets it, whoever is in a hurry. Hurries that follow each other closely
 //!   share a request: the first goes out at once.
 //! - A host that does not answer holds only the few slots of its own.
-//! - Different credentials never share an answer.
+//! - Different credentials never share an answer, nor do different proxies.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -340,6 +340,12 @@ impl Viewpoint {
         }
         add(access.known_hosts.as_deref().unwrap_or_default());
         add(access.ca_pem.as_deref().unwrap_or_default());
+        if let Some(proxy) = &access.proxy {
+            add(proxy.url());
+            for secret in proxy.login().iter().flat_map(|login| [&login.username, &login.password]) {
+                add(secret.expose());
+            }
+        }
         let mut id = [0; 32];
         id.copy_from_slice(context.finish().as_ref());
         Self(id)

@@ -47,6 +47,11 @@ impl Destination<'_> {
         self.url.port().unwrap_or_default()
     }
 
+    /// The proxy that was configured, for errors.
+    fn proxy(&self) -> Option<&str> {
+        self.access.proxy.as_ref().map(crate::proxy::Proxy::url)
+    }
+
     /// `host:port`, for errors.
     fn address(&self) -> String {
         format!("{}:{}", self.host(), self.port())

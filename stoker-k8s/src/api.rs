@@ -27,8 +27,8 @@ mod strict;
 
 pub use config::{AgentConfig, ConfigAuth, ConfigError, ConfigGateway, ConfigGit, ConfigSshKey, ConfigToken};
 pub use git::{
-    GitAuth, GitSpec, GitVerify, GithubAppAuth, KnownHosts, SecretKeyRef, SshKeyAuth, TokenAuth,
-    VerifyKeysRef, VerifyMode,
+    GitAuth, GitProxy, GitSpec, GitVerify, GithubAppAuth, KnownHosts, ProxyLoginRef, SecretKeyRef,
+    SshKeyAuth, TokenAuth, TokenScheme, VerifyKeysRef, VerifyMode,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,

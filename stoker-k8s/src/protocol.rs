@@ -11,7 +11,9 @@
 mod metadata;
 mod report;
 
-pub use metadata::{AppInstallation, Approval, AuthType, Hold, Metadata, Rollout, StartupPolicy, Trust};
+pub use metadata::{
+    AppInstallation, Approval, AuthType, Hold, Metadata, ProxyAddress, Rollout, StartupPolicy, Trust,
+};
 pub use report::{AgentReport, AgentStatus, ChangeLine, DiffReport, MAX_REPORT_BYTES};
 use stoker_core::{Category, Fault, Retry};
 

@@ -20,7 +20,9 @@ use stoker_core::{Category, Fault, Retry};
 pub use watch::{Scope, list, watch};
 
 use crate::annotations;
-use crate::api::{AgentSpec, ApiKeyRef, GitAuth, GitVerify, RequestedRef, SecretKeyRef, WebhookSpec};
+use crate::api::{
+    AgentSpec, ApiKeyRef, GitAuth, GitProxy, GitVerify, RequestedRef, SecretKeyRef, WebhookSpec,
+};
 
 /// Why the `Stoker`s of a namespace cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,9 @@ pub struct GitView {
     /// Extra certificate authorities.
     #[serde(default)]
     pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The proxy on the way to the repository.
+    #[serde(default)]
+    pub proxy: Option<GitProxy>,
 }
 
 /// The part of `spec.gateway`.

@@ -1,6 +1,6 @@
 //! The real parts that tests run on.
 //!
-//! There is no mock in here. [`ApiServer`] is the real API server; the git servers and the forge are the ones that
+//! Nothing in here is a mock but [`github`], which cannot be run here. [`ApiServer`] is the real API server; the git servers and the forge are the ones that
 //! people run. Each is a process that cannot outlive the test that started it (see [`leash`]), and each is
 //! obtained, built if need be, by [`tools`].
 //!
@@ -19,6 +19,7 @@ pub mod access;
 pub mod api_server;
 mod control_plane;
 pub mod gitea;
+pub mod github;
 pub mod gitserver;
 pub mod ignition;
 pub mod images;
@@ -27,6 +28,7 @@ pub mod namespace;
 pub mod node;
 pub mod pki;
 pub mod place;
+pub mod proxy;
 pub mod repo;
 pub mod require;
 pub mod tools;

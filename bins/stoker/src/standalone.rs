@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use stoker_core::{RelPathBuf, Rendered};
 use stoker_git::signature::TrustedKeys;
 use stoker_git::{
-    Cache, ChildCommand, CommitSource, CredentialFiles, Git, GitError, GithubAppFile, RefSpec, Remote,
-    RemoteUrl, Verification, Wanted,
+    Cache, ChildCommand, CommitSource, CredentialFiles, Git, GitError, GithubAppFile, ProxyFiles, RefSpec,
+    Remote, RemoteUrl, Verification, Wanted,
 };
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions};
-use stoker_k8s::api::AgentConfig;
+use stoker_k8s::api::{AgentConfig, TokenScheme};
 use stoker_k8s::compile::{self, CompiledProfile, GatewayFacts};
 use stoker_k8s::gateway_sync::{Confirmation, Failure, GatewaySync, Job, Outcome, Preview, SyncReport};
 
@@ -78,7 +78,7 @@ impl Standalone {
         let files = CredentialFiles {
             token: auth.token.as_ref().map(|t| t.file.clone()),
             username: auth.token.as_ref().map(|t| t.username.clone()),
-            bearer: false,
+            bearer: auth.token.as_ref().is_some_and(|t| t.scheme == TokenScheme::Bearer),
             github_app: auth.github_app.as_ref().map(|app| GithubAppFile {
                 app_id: app.app_id,
                 installation_id: app.installation_id,
@@ -89,6 +89,10 @@ impl Standalone {
             passphrase: auth.ssh_key.as_ref().and_then(|k| k.passphrase_file.clone()),
             known_hosts: auth.ssh_key.as_ref().and_then(|k| k.known_hosts_file.clone()),
             ca: config.git.ca_file.clone(),
+            proxy: config.git.proxy.as_ref().map(|proxy| ProxyFiles {
+                url: proxy.url.clone(),
+                login: proxy.username_file.clone().zip(proxy.password_file.clone()),
+            }),
         };
         let client = match &config.gateway {
             None => None,

@@ -14,6 +14,7 @@ use crate::github_app::GithubApp;
 use crate::limits::Limits;
 use crate::object_id::{CommitId, ObjectId};
 use crate::policy::HostPolicy;
+use crate::proxy::Proxy;
 use crate::secret::Secret;
 
 /// What the child is to do.
@@ -126,6 +127,13 @@ struct WireAccess {
     passphrase: Option<Zeroizing<String>>,
     known_hosts: Option<String>,
     ca_pem: Option<String>,
+    proxy: Option<WireProxy>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireProxy {
+    url: String,
+    login: Option<(Zeroizing<String>, Zeroizing<String>)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,6 +157,10 @@ impl Request {
         let mut wire = WireAccess {
             known_hosts: access.known_hosts.clone(),
             ca_pem: access.ca_pem.clone(),
+            proxy: access.proxy.as_ref().map(|proxy| WireProxy {
+                url: proxy.url().to_owned(),
+                login: proxy.login().map(|login| (expose(&login.username), expose(&login.password))),
+            }),
             ..WireAccess::default()
         };
         match &access.credentials {
@@ -179,7 +191,9 @@ impl Request {
         }
     }
 
-    pub(crate) fn access(&self) -> Access {
+    /// # Errors
+    /// When a parent of another make sent what is no proxy.
+    pub(crate) fn access(&self) -> Result<Access, GitError> {
         let secret = |text: &Zeroizing<String>| Secret::new(text.as_str());
         let access = &self.access;
         let credentials = if let Some((username, token)) = &access.token {
@@ -199,11 +213,19 @@ impl Request {
         } else {
             Credentials::None
         };
-        Access {
+        let proxy = |wire: &WireProxy| {
+            let proxy: Proxy = wire.url.parse()?;
+            match &wire.login {
+                Some((username, password)) => proxy.with_login(secret(username), secret(password)),
+                None => Ok(proxy),
+            }
+        };
+        Ok(Access {
             credentials,
-            known_hosts: self.access.known_hosts.clone(),
-            ca_pem: self.access.ca_pem.clone(),
-        }
+            known_hosts: access.known_hosts.clone(),
+            ca_pem: access.ca_pem.clone(),
+            proxy: access.proxy.as_ref().map(proxy).transpose()?,
+        })
     }
 }
 
@@ -226,7 +248,13 @@ mod tests {
             Credentials::SshKey { private_key: "k".into(), passphrase: None },
             Credentials::SshKey { private_key: "k".into(), passphrase: Some("p".into()) },
         ] {
-            let access = Access { credentials, known_hosts: Some("h".into()), ca_pem: Some("c".into()) };
+            let proxy: Proxy = "http://proxy:3128".parse().unwrap();
+            let access = Access {
+                credentials,
+                known_hosts: Some("h".into()),
+                ca_pem: Some("c".into()),
+                proxy: Some(proxy.with_login("u".into(), "p".into()).unwrap()),
+            };
             let (limits, policy) = (Limits::default(), HostPolicy::default());
             let request = Request::new(
                 "u".into(),
@@ -239,7 +267,7 @@ mod tests {
             let line = serde_json::to_string(&request).unwrap();
             assert!(!line.contains('\n'));
             let read: Request = serde_json::from_str(&line).unwrap();
-            assert_eq!(read.access(), access);
+            assert_eq!(read.access().unwrap(), access);
         }
     }
 }

@@ -28,7 +28,7 @@ const MANY_REFS_BYTES: usize = 256 << 10;
 pub(super) fn perform(request: &Request, contents: Vec<Vec<u8>>) -> Result<Answer, GitError> {
     let url = RemoteUrl::parse_allowing_insecure(&request.url)
         .map_err(|e| GitError::ChildFailed { detail: format!("it was asked for a bad URL: {e}") })?;
-    let access = request.access();
+    let access = request.access()?;
     let work = Work { request, url: &url, access: &access };
     match &request.task {
         Task::Advertise { prefixes, many } => work.advertise(prefixes, *many).map(Answer::Advertisement),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ring::digest::{SHA256, digest};
 
 use super::GithubApp;
+use crate::credentials::Access;
 use crate::error::GitError;
 use crate::secret::Secret;
 
@@ -25,8 +26,9 @@ struct Key {
     installation_id: u64,
     /// SHA-256 of the private key.
     private_key: [u8; 32],
-    /// SHA-256 of the authorities that the API's certificate was judged by: one resource's trust is not another's.
-    authorities: [u8; 32],
+    /// SHA-256 of the authorities that the API's certificate was judged by, and of the proxy on the way there: one
+    /// resource's trust is not another's.
+    way: [u8; 32],
 }
 
 #[derive(Debug, Clone)]
@@ -46,11 +48,11 @@ impl AppTokens {
     pub(crate) async fn token(
         &self,
         app: &GithubApp,
-        ca_pem: Option<&str>,
+        access: &Access,
         refused: Option<&Secret>,
         exchange: impl Future<Output = Result<(Secret, Duration), GitError>>,
     ) -> Result<Secret, GitError> {
-        let slot = self.slot(Key::of(app, ca_pem));
+        let slot = self.slot(Key::of(app, access));
         let mut kept = slot.lock().await;
         let good = |kept: &&Kept| kept.renew_at > Instant::now() && Some(&kept.token) != refused;
         if let Some(kept) = kept.as_ref().filter(good) {
@@ -74,20 +76,28 @@ impl AppTokens {
 }
 
 impl Key {
-    fn of(app: &GithubApp, ca_pem: Option<&str>) -> Self {
-        let hash = |text: &str| -> [u8; 32] {
-            let mut bytes = [0; 32];
-            bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-            bytes
-        };
+    fn of(app: &GithubApp, access: &Access) -> Self {
+        let hash = |text: &str| digest_of(text.as_bytes());
+        let mut way = vec![hash(access.ca_pem.as_deref().unwrap_or_default())];
+        if let Some(proxy) = &access.proxy {
+            way.push(hash(proxy.url()));
+            way.extend(proxy.login().map(|login| hash(login.username.expose())));
+            way.extend(proxy.login().map(|login| hash(login.password.expose())));
+        }
         Self {
             api_base_url: app.api_base_url.clone(),
             app_id: app.app_id,
             installation_id: app.installation_id,
             private_key: hash(app.private_key.expose()),
-            authorities: hash(ca_pem.unwrap_or_default()),
+            way: digest_of(&way.concat()),
         }
     }
+}
+
+fn digest_of(bytes: &[u8]) -> [u8; 32] {
+    let mut array = [0; 32];
+    array.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    array
 }
 
 #[cfg(test)]
@@ -105,7 +115,7 @@ mod tests {
 
     async fn ask(tokens: &AppTokens, app: &GithubApp, fresh: &str, lasts: u64) -> String {
         let exchange = async { Ok((Secret::from(fresh), Duration::from_secs(lasts))) };
-        tokens.token(app, None, None, exchange).await.unwrap().expose().to_owned()
+        tokens.token(app, &Access::default(), None, exchange).await.unwrap().expose().to_owned()
     }
 
     #[tokio::test]
@@ -121,12 +131,19 @@ mod tests {
         ] {
             assert_eq!(ask(&tokens, &other, "4", 3600).await, "4");
         }
-        let exchange = async { Ok((Secret::from("5"), Duration::from_secs(3600))) };
-        let other_trust = tokens.token(&app("a"), Some("PEM"), None, exchange).await.unwrap();
-        assert_eq!(other_trust.expose(), "5");
+        let proxied = |url: &str| Access { proxy: Some(url.parse().unwrap()), ..Access::default() };
+        let authorities = Access { ca_pem: Some("PEM".into()), ..Access::default() };
+        for other_way in [authorities, proxied("http://a:1"), proxied("http://a:2")] {
+            let exchange = async { Ok((Secret::from("5"), Duration::from_secs(3600))) };
+            let token = tokens.token(&app("a"), &other_way, None, exchange).await.unwrap();
+            assert_eq!(token.expose(), "5");
+        }
         let refused = Secret::from("1");
         let exchange = async { Ok((Secret::from("6"), Duration::from_secs(3600))) };
-        assert_eq!(tokens.token(&app("a"), None, Some(&refused), exchange).await.unwrap().expose(), "6");
+        assert_eq!(
+            tokens.token(&app("a"), &Access::default(), Some(&refused), exchange).await.unwrap().expose(),
+            "6"
+        );
         assert!(!format!("{tokens:?}").contains("\"6\""));
     }
 
@@ -136,7 +153,7 @@ mod tests {
         assert_eq!(ask(&tokens, &app("a"), "1", 0).await, "1");
         assert_eq!(ask(&tokens, &app("a"), "2", 3600).await, "2");
         let failing = async { Err(GitError::RepositoryEmpty { url: String::new() }) };
-        tokens.token(&app("b"), None, None, failing).await.unwrap_err();
+        tokens.token(&app("b"), &Access::default(), None, failing).await.unwrap_err();
         assert_eq!(ask(&tokens, &app("b"), "3", 3600).await, "3");
     }
 }

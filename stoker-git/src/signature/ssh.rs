@@ -62,14 +62,17 @@ pub(super) fn judge(
         )
     };
     let signer = presented.signer(signers, seconds)?;
-    let made = Signature::try_from(fields.signature)
-        .map_err(|e| bad(format!("the signature by {signer} cannot be read: {e}")))?;
-    if !counts(&made.algorithm()) {
-        let algorithm = made.algorithm();
+    let unreadable =
+        |why: &dyn std::fmt::Display| bad(format!("the signature by {signer} cannot be read: {why}"));
+    // Before it is parsed: the parser takes RSA with SHA-1 for a wrong length.
+    let name = string(fields.signature).and_then(|(name, _)| std::str::from_utf8(name).ok());
+    let algorithm = Algorithm::new(name.unwrap_or_default()).map_err(|e| unreadable(&e))?;
+    if !counts(&algorithm) {
         return Err(bad(format!(
             "the signature by {signer} is made by {algorithm}, which proves nothing any more"
         )));
     }
+    let made = Signature::try_from(fields.signature).map_err(|e| unreadable(&e))?;
     let digest = digest::digest(hash, payload);
     let mut message = MAGIC.to_vec();
     for part in [fields.namespace, fields.reserved, fields.hash, digest.as_ref()] {

@@ -38,6 +38,7 @@ pub(super) struct HttpConnection {
     service: Service,
     url: String,
     address: String,
+    proxy: Option<String>,
     limits: Limits,
 }
 
@@ -53,6 +54,7 @@ struct Body {
     at: usize,
     runtime: std::sync::Arc<Runtime>,
     address: String,
+    proxy: Option<String>,
     limits: Limits,
 }
 
@@ -80,6 +82,7 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<HttpConnect
         service,
         url: to.url.to_string(),
         address: to.address(),
+        proxy: to.proxy().map(str::to_owned),
         limits: to.limits.clone(),
     };
     connection.greet()?;
@@ -117,7 +120,9 @@ impl HttpConnection {
         let waited = async { tokio::time::timeout(patience, request.send()).await };
         match self.runtime.block_on(waited) {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(client::meaning(&error, &self.address, &self.limits)),
+            Ok(Err(error)) => {
+                Err(client::meaning(&error, &self.address, self.proxy.as_deref(), &self.limits))
+            }
             Err(_) => Err(GitError::Timeout {
                 operation: format!("waiting for an answer of {}", self.address),
                 limit: patience,
@@ -168,6 +173,7 @@ impl HttpConnection {
             at: 0,
             runtime: self.runtime.clone(),
             address: self.address.clone(),
+            proxy: self.proxy.clone(),
             limits: self.limits.clone(),
         };
         Ok(BufReader::with_capacity(1 << 16, body))
@@ -176,6 +182,9 @@ impl HttpConnection {
     fn refusal(&self, status: StatusCode, headers: &HeaderMap) -> GitError {
         let url = self.url.clone();
         let retry_after = retry_after(headers, std::time::SystemTime::now());
+        if let Some(proxy) = self.proxy.as_deref().filter(|_| status.as_u16() == 407) {
+            return client::wants_login(proxy);
+        }
         match status.as_u16() {
             401 => {
                 let detail = match &self.auth {
@@ -278,7 +287,12 @@ impl Read for Body {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer was cut off"));
                 }
                 Ok(Err(error)) => {
-                    return Err(io::Error::other(client::meaning(&error, &self.address, &self.limits)));
+                    return Err(io::Error::other(client::meaning(
+                        &error,
+                        &self.address,
+                        self.proxy.as_deref(),
+                        &self.limits,
+                    )));
                 }
                 Err(_) => return Err(super::git::stalled(&self.limits)),
             }

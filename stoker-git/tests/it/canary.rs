@@ -89,7 +89,7 @@ async fn a_token_and_a_key_are_in_no_error_log_or_file() {
         (url.replace("http://", "ssh://"), token(CANARY)),
         (server.url("nope.git"), token(CANARY)),
     ] {
-        let access = Access { credentials, known_hosts: None, ca_pem: None };
+        let access = Access { credentials, ..Access::default() };
         let remote = Remote::new(url_of(&url), access.clone());
         show(&(&remote, &access), &impatient.resolve(&remote, &wanted).await.unwrap_err());
     }
@@ -128,13 +128,15 @@ async fn a_child_has_no_secret_in_its_arguments_or_environment_and_is_bounded() 
     let plant = Plant::new();
     // Accepts and says nothing, so that the child stays to be looked at.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/plant.git", silent.local_addr().unwrap());
+    let proxy = proxy_at(&silent.local_addr().unwrap().to_string());
+    let access = Access { credentials: token(CANARY), proxy: Some(proxy), ..Access::default() };
+    let remote = Remote::new(url_of("http://git.example.invalid/plant.git"), access);
     let (child, pid) = recording_child(&plant);
     let task = tokio::spawn(async move {
         let wanted = Wanted::commit("0123456789012345678901234567890123456789".parse().unwrap());
         let cache = stoker_git::Cache::new("/nonexistent");
         let git = Git::new(child);
-        let resolved = git.resolve(&remote_as(&url, token(CANARY)), &"main".parse().unwrap()).await;
+        let resolved = git.resolve(&remote, &"main".parse().unwrap()).await;
         (wanted, cache, resolved.map(|_| ()))
     });
     let (connection, _) = silent.accept().await.unwrap();
@@ -248,16 +250,24 @@ async fn an_ssh_key_and_its_passphrase_are_nowhere() {
     assert!(seen > 5, "{seen} files");
 }
 
-/// A password in the URL of a proxy is the environment's; it is not repeated, whatever the proxy answers.
+/// With a login that has the canary for its password.
+fn proxy_at(address: &str) -> stoker_git::Proxy {
+    let proxy: stoker_git::Proxy = format!("http://{address}").parse().unwrap();
+    proxy.with_login("somebody".into(), CANARY.into()).unwrap()
+}
+
+/// A password for a proxy, in the environment's URL of it or in the resource, is not repeated, whatever the proxy answers.
 #[tokio::test]
 async fn the_password_of_a_proxy_is_in_no_error() {
+    let (log, _guard) = listening();
     let plant = Plant::new();
     let wanted = "main".parse().unwrap();
     for answer in
         ["HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "220 smtp\r\n", ""]
     {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = format!("http://somebody:{CANARY}@{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap().to_string();
+        let proxy = format!("http://somebody:{CANARY}@{address}");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = asked.clone();
         std::thread::spawn(move || {
@@ -277,15 +287,20 @@ async fn the_password_of_a_proxy_is_in_no_error() {
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let git = Git::new(stoker_git::ChildCommand::executable(&script)).with_limits(impatient());
-        for scheme in ["http", "https"] {
-            let url = format!("{scheme}://git.example.invalid/plant.git");
-            let error = git.resolve(&remote(&url), &wanted).await.unwrap_err();
-            let shown = format!("{error}\n{error:?}\n{}", stoker_core::chain(&error));
+        let own = Access { proxy: Some(proxy_at(&address)), ..Access::default() };
+        for (scheme, access) in
+            [("http", Access::default()), ("https", Access::default()), ("http", own.clone()), ("https", own)]
+        {
+            let client = if access.proxy.is_some() { client().with_limits(impatient()) } else { git.clone() };
+            let remote = Remote::new(url_of(&format!("{scheme}://git.example.invalid/plant.git")), access);
+            let error = client.resolve(&remote, &wanted).await.unwrap_err();
+            let shown = format!("{error}\n{error:?}\n{}\n{remote:?}", stoker_core::chain(&error));
             assert!(!contains(shown.as_bytes()) && !shown.contains("Y2FuYXJ5"), "{answer:?}: {shown}");
         }
         let asked = String::from_utf8(asked.lock().unwrap().clone()).unwrap().to_lowercase();
-        assert!(asked.contains("git.example.invalid"), "the proxy was used: {asked}");
+        assert_eq!(asked.matches("proxy-authorization").count(), 4, "the proxy was used: {asked}");
     }
+    assert!(!contains(&log.0.lock().unwrap()));
 }
 
 /// A crash leaves no image of the memory, even where the parent's limits would allow one.

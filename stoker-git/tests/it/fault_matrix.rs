@@ -162,7 +162,7 @@ async fn servers() -> Servers {
             known.lines().map(|l| format!("127.0.0.1 {}\n", l.split_once(' ').unwrap().1)).collect();
         let credentials =
             Credentials::SshKey { private_key: ssh.private_key().unwrap().into(), passphrase: None };
-        add("ssh", &ssh.url(NAME), Access { credentials, known_hosts: Some(known), ca_pem: None });
+        add("ssh", &ssh.url(NAME), Access { credentials, known_hosts: Some(known), ..Access::default() });
     }
     Servers { upstreams, commit, _alive: (http, https, daemon, ssh) }
 }

@@ -182,7 +182,7 @@ async fn open_all(world: &World) -> (Servers, Vec<Door>) {
     for (server, version) in [(&http[1], 2), (&http[2], 0)] {
         world.publish(server.shelf());
         let ca_pem = server.authority().map(str::to_owned);
-        let access = Access { credentials: token("hunter2"), known_hosts: None, ca_pem };
+        let access = Access { credentials: token("hunter2"), ca_pem, ..Access::default() };
         let for_git =
             vec![("GIT_SSL_NO_VERIFY", "1".to_owned()), ("STOKER_TEST_URL", server.url_with_login(NAME))];
         doors.push(Door { for_git, ..door("https with a token", version, server.url(NAME), access) });
@@ -248,7 +248,7 @@ async fn open_all(world: &World) -> (Servers, Vec<Door>) {
 
 fn with_key(private_key: &str, known_hosts: &str) -> Access {
     let credentials = Credentials::SshKey { private_key: private_key.into(), passphrase: None };
-    Access { credentials, known_hosts: Some(known_hosts.to_owned()), ca_pem: None }
+    Access { credentials, known_hosts: Some(known_hosts.to_owned()), ..Access::default() }
 }
 
 fn git_over_ssh(key: &std::path::Path) -> Vec<(&'static str, String)> {

@@ -267,4 +267,24 @@ fn another_credential_is_another_viewpoint() {
         .map(|credentials| Viewpoint::of(&url, &Access { credentials, ..Access::default() }))
         .collect();
     assert_eq!(viewpoints.len(), 8);
+    let proxied = |url: &str, login: Option<(&str, &str)>| {
+        let proxy: stoker_git::Proxy = url.parse().unwrap();
+        let proxy = match login {
+            Some((username, password)) => proxy.with_login(username.into(), password.into()).unwrap(),
+            None => proxy,
+        };
+        Viewpoint::of(
+            &url_of("https://github.com/plant/a.git"),
+            &Access { proxy: Some(proxy), ..Access::default() },
+        )
+    };
+    let ways = std::collections::HashSet::from([
+        Viewpoint::of(&url, &Access::default()),
+        proxied("http://a:1", None),
+        proxied("http://a:2", None),
+        proxied("http://a:1", Some(("u", "p"))),
+        proxied("http://a:1", Some(("u", "q"))),
+        proxied("http://a:1", Some(("v", "p"))),
+    ]);
+    assert_eq!(ways.len(), 6, "another proxy, or another login there");
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use stoker_core::Fault;
 use stoker_git::serve::GitHttpServer;
 use stoker_git::signature::TrustedKeys;
@@ -167,6 +169,55 @@ async fn the_five_ways_of_an_ssh_signature_not_to_count_are_told_apart() {
     let (found, text) = head(&plant, id.parse().unwrap(), &good).await.unwrap_err();
     assert_eq!(found, "BadSignature");
     assert!(text.contains("for the purpose \"file\""), "{text}");
+}
+
+/// What OpenSSH wrote before 8.2, and today's does not any more: a signature that is sound, by a listed key, with SHA-1.
+#[tokio::test]
+async fn an_rsa_signature_with_sha_1_does_not_count() {
+    if stoker_testkit::require::program("openssl").is_none() {
+        return;
+    }
+    let plant = Plant::new();
+    let key = plant.dir.path().join("rsa");
+    run(Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "rsa", "-m", "PEM", "-f"]).arg(&key));
+    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+    let unsigned = plant.id("main");
+    let raw = plant.git(&["cat-file", "commit", &unsigned.to_string()]) + "\n";
+
+    let string = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    let fields = [string(b"git"), string(b""), string(b"sha512")].concat();
+    let digest = ring::digest::digest(&ring::digest::SHA512, raw.as_bytes());
+    let message = plant.dir.path().join("message");
+    std::fs::write(&message, [b"SSHSIG", &fields[..], &string(digest.as_ref())].concat()).unwrap();
+    for (algorithm, hash) in [("ssh-rsa", "-sha1"), ("rsa-sha2-512", "-sha512")] {
+        let signature = message.with_extension(algorithm);
+        let mut sign = Command::new("openssl");
+        run(sign.args(["dgst", hash, "-sign"]).arg(&key).arg("-out").arg(&signature).arg(&message));
+        let made = [string(algorithm.as_bytes()), string(&std::fs::read(&signature).unwrap())].concat();
+        let blob = STANDARD.decode(public.split(' ').nth(1).unwrap()).unwrap();
+        let all = [b"SSHSIG", &1u32.to_be_bytes()[..], &string(&blob), &fields, &string(&made)].concat();
+        let lines: Vec<String> = STANDARD
+            .encode(all)
+            .as_bytes()
+            .chunks(70)
+            .map(|line| format!(" {}\n", String::from_utf8_lossy(line)))
+            .collect();
+        let armour = format!("-----BEGIN SSH SIGNATURE-----\n{} -----END SSH SIGNATURE-----", lines.concat());
+        let file = plant.dir.path().join("signed");
+        std::fs::write(&file, raw.replacen("\n\n", &format!("\ngpgsig {armour}\n\n"), 1)).unwrap();
+        let id = plant.git(&["hash-object", "-t", "commit", "-w", file.to_str().unwrap()]);
+        plant.git(&["branch", "-f", "signed", &id]);
+        let keys = trust(&[&format!("ada {}", public.trim())]);
+        match (algorithm, head(&plant, id.parse().unwrap(), &keys).await) {
+            ("ssh-rsa", Err((category, text))) => {
+                assert_eq!(category, "BadSignature", "{text}");
+                assert!(text.contains("is made by ssh-rsa, which proves nothing any more"), "{text}");
+            }
+            (_, judged) => {
+                assert_eq!(judged, Ok("ada".to_owned()), "{algorithm}: made the same way, it counts")
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ impl Sshd {
             }
             None => Credentials::None,
         };
-        let access = Access { credentials, known_hosts: Some(known_hosts.to_owned()), ca_pem: None };
+        let access = Access { credentials, known_hosts: Some(known_hosts.to_owned()), ..Access::default() };
         Remote::new(url_of(&self.url(path)), access)
     }
 }
@@ -178,7 +178,7 @@ async fn keys_that_open_nothing_say_why() {
         assert_eq!(error.category().as_str(), category, "{error}");
         assert!(error.to_string().contains(says), "{error}");
     }
-    let access = Access { credentials: token("t"), known_hosts: Some(known), ca_pem: None };
+    let access = Access { credentials: token("t"), known_hosts: Some(known), ..Access::default() };
     let remote = Remote::new(url_of(&sshd.url(&plant.bare())), access);
     let error = client().resolve(&remote, &main_branch()).await.unwrap_err();
     assert!(error.to_string().contains("use an ssh key"), "{error}");

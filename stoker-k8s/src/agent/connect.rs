@@ -9,15 +9,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use stoker_core::Category;
 use stoker_git::signature::TrustedKeys;
 use stoker_git::{
-    Access, Cache, CommitId, CredentialFiles, CredentialProvider, Git, GitError, GithubAppFile, Remote,
-    RemoteUrl, Verification, Wanted,
+    Access, Cache, CommitId, CredentialFiles, CredentialProvider, Git, GitError, GithubAppFile, ProxyFiles,
+    Remote, RemoteUrl, Verification, Wanted,
 };
 use stoker_ignition::client::{ApiKeySource, GatewayClient, GatewayOptions, GatewayUrl};
 
 use super::watch_metadata::Known;
 use super::{Fetch, Fetched, Locate, Obtained, Tree};
+use crate::api::TokenScheme;
 use crate::gateway_sync::{Failure, GatewaySync};
-use crate::inject::contract::{GATEWAY_API_KEY, GIT_APP_KEY, GIT_PASSPHRASE, GIT_SSH_KEY, GIT_TOKEN};
+use crate::inject::contract::{
+    GATEWAY_API_KEY, GIT_APP_KEY, GIT_PASSPHRASE, GIT_PROXY_PASSWORD, GIT_PROXY_USERNAME, GIT_SSH_KEY,
+    GIT_TOKEN,
+};
 use crate::protocol::{AuthType, Metadata, Trust};
 
 /// Fetches into a cache, with mounted credentials.
@@ -111,11 +115,12 @@ impl PodCredentials {
         let mut files = CredentialFiles::default();
         match metadata.auth_type {
             AuthType::Token => {
-                files.token = Some(mounted(GIT_TOKEN, "token")?);
+                files.token = Some(mounted(GIT_TOKEN, "token", AUTH)?);
                 files.username.clone_from(&metadata.git_username);
+                files.bearer = metadata.token_scheme == TokenScheme::Bearer;
             }
             AuthType::Ssh => {
-                files.ssh_key = Some(mounted(GIT_SSH_KEY, "ssh key")?);
+                files.ssh_key = Some(mounted(GIT_SSH_KEY, "ssh key", AUTH)?);
                 files.passphrase = Some(PathBuf::from(GIT_PASSPHRASE)).filter(|p| p.exists());
             }
             AuthType::GithubApp => {
@@ -126,11 +131,21 @@ impl PodCredentials {
                 files.github_app = Some(GithubAppFile {
                     app_id: app.app_id,
                     installation_id: app.installation_id,
-                    private_key: mounted(GIT_APP_KEY, "private key of a GitHub App")?,
+                    private_key: mounted(GIT_APP_KEY, "private key of a GitHub App", AUTH)?,
                     api_base_url: app.api_base_url.clone(),
                 });
             }
             AuthType::None => {}
+        }
+        if let Some(proxy) = &metadata.proxy {
+            let file = |path, what| mounted(path, what, "spec.git.proxy.secretRef");
+            let login = if proxy.login {
+                let username = file(GIT_PROXY_USERNAME, "user name for the proxy")?;
+                Some((username, file(GIT_PROXY_PASSWORD, "password for the proxy")?))
+            } else {
+                None
+            };
+            files.proxy = Some(ProxyFiles { url: proxy.url.clone(), login });
         }
         Ok(Self { files, trust: metadata.trust.clone() })
     }
@@ -143,8 +158,10 @@ impl CredentialProvider for PodCredentials {
     }
 }
 
+const AUTH: &str = "spec.git.auth";
+
 /// A file of a Secret, which must be there: volumes are fixed when a pod is created.
-fn mounted(path: &str, what: &str) -> Result<PathBuf, Failure> {
+fn mounted(path: &str, what: &str, field: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(path);
     if path.exists() {
         return Ok(path);
@@ -152,7 +169,7 @@ fn mounted(path: &str, what: &str) -> Result<PathBuf, Failure> {
     Err(Failure {
         category: "CredentialsNotMounted".to_owned(),
         message: format!(
-            "this pod has no {what}: the Secret that spec.git.auth names or its key is missing, or the pod is older than that setting; make the Secret, and restart the pod if it is older"
+            "this pod has no {what}: the Secret that {field} names or its key is missing, or the pod is older than that setting; make the Secret, and restart the pod if it is older"
         ),
         path: None,
     })
@@ -191,5 +208,49 @@ impl Locate for PodGateway {
             }
         };
         Ok(GatewaySync::new(self.data_dir.clone(), Some(client)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn what_the_metadata_calls_for_is_taken_and_a_login_that_is_not_mounted_is_named() {
+        let with = |more: &[(&str, &str)]| {
+            let startup = r#"{"timeoutSeconds": 300, "onTimeout": "UseLastGood"}"#;
+            let base = serde_json::to_string(&crate::compile::CompiledProfile::default()).unwrap();
+            let all = [
+                ("protocol", "1"),
+                ("ref", "main"),
+                ("commit", ""),
+                ("trigger", ""),
+                ("paused", "false"),
+                ("gitURL", "https://git.example.com/plant.git"),
+                ("authType", "none"),
+                ("gatewayPort", "8043"),
+                ("gatewayTLS", "true"),
+                ("startup", startup),
+                ("base", &base),
+                ("profiles", "{}"),
+            ];
+            let data: BTreeMap<String, String> =
+                all.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            PodCredentials::of(&Metadata::from_data(&data).unwrap()).map(|credentials| credentials.files)
+        };
+        assert_eq!(with(&[]).ok().unwrap(), CredentialFiles::default());
+        let open = with(&[("gitProxy", r#"{"url": "http://proxy:3128"}"#)]).ok().unwrap();
+        assert_eq!(open.proxy, Some(ProxyFiles { url: "http://proxy:3128".to_owned(), login: None }));
+        let Err(missing) = with(&[("gitProxy", r#"{"url": "http://proxy:3128", "login": true}"#)]) else {
+            panic!("no login is mounted here")
+        };
+        assert_eq!(missing.category, "CredentialsNotMounted");
+        let message = missing.message;
+        assert!(
+            message.contains("no user name for the proxy: the Secret that spec.git.proxy.secretRef"),
+            "{message}"
+        );
     }
 }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stoker_core::{Category, Fault, Retry};
 
-use super::git::VerifyMode;
+use super::git::{TokenScheme, VerifyMode};
 use super::profile::SyncProfileSpec;
 use super::scalar::Period;
 use super::stoker::MaxDeletes;
@@ -122,6 +122,9 @@ pub struct ConfigGit {
     /// Extra certificate authorities (PEM) for https.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// The proxy for https, in place of those that the environment names.
+    #[serde(default)]
+    pub proxy: Option<ConfigProxy>,
     /// Commits are refused that are not signed by a listed key.
     #[serde(default)]
     pub verify: Option<ConfigVerify>,
@@ -131,6 +134,20 @@ pub struct ConfigGit {
     /// Time between two look-ups with `--watch`, 5s to 24h (default 60s).
     #[serde(default)]
     pub interval: Option<Period>,
+}
+
+/// An HTTP proxy, with its login in files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigProxy {
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
+    pub url: String,
+    /// The user name, if it wants a login.
+    #[serde(default)]
+    pub username_file: Option<PathBuf>,
+    /// The password, if it wants a login.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
 }
 
 /// What has to be signed, and by whom.
@@ -196,6 +213,9 @@ pub struct ConfigToken {
     /// User name that goes with it.
     #[serde(default = "super::git::default_username")]
     pub username: String,
+    /// `Basic` or `Bearer`.
+    #[serde(default)]
+    pub scheme: TokenScheme,
 }
 
 /// The gateway.

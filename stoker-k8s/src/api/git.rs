@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use stoker_git::credentials::DEFAULT_TOKEN_USERNAME;
 
 use super::schema::cel;
 
@@ -46,6 +47,10 @@ pub struct SecretKeyRef {
         "!has(self.caSecretRef) || self.repo.startsWith('https://')",
         "caSecretRef works for https:// repositories only: remove it",
     ),
+    transform = cel(
+        "!has(self.proxy) || self.repo.matches('^https?://')",
+        "proxy works for https:// repositories only: remove it, or write an https:// URL",
+    ),
 )]
 pub struct GitSpec {
     /// Repository: https://host/path, ssh://user@host/path, user@host:path, or file:///path for a mirror on a volume.
@@ -82,15 +87,63 @@ pub struct GitSpec {
     /// How to authenticate: exactly one of sshKey, token and githubApp. Absent for a public repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<GitAuth>,
-    /// Extra certificate authorities (PEM) for https.
+    /// Extra certificate authorities (PEM) for https: for the server, and for a proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The proxy between controller or agents and an https repository, and the API of a GitHub App. It is in force for every
+    /// host, in place of those that HTTPS_PROXY and the like name; NO_PROXY does not matter then. Refused for ssh and file
+    /// repositories.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<GitProxy>,
     /// Commits are refused that are not signed by a listed key: nothing of them is written to any gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<GitVerify>,
     /// Allow http://, where anyone on the way can read and change what is fetched: for a test bed only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_insecure: bool,
+}
+
+/// An HTTP proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GitProxy {
+    /// http://HOST:PORT, or https://HOST:PORT for one that is itself spoken to over TLS. Without a login: see secretRef.
+    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(transform = cel(
+        "!self.contains('@')",
+        "the URL of the proxy holds a user or a password: remove it and name a Secret in proxy.secretRef",
+    ))]
+    #[schemars(transform = cel(
+        "self.contains('@') || self.matches('^https?://([A-Za-z0-9._-]+|\\\\[[0-9A-Fa-f:.]+\\\\]):[0-9]{1,5}/?$')",
+        "write the proxy as http://HOST:PORT or https://HOST:PORT",
+    ))]
+    pub url: String,
+    /// The login (basic authentication), if the proxy wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<ProxyLoginRef>,
+}
+
+/// A Secret in the same namespace with the keys username and password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyLoginRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+impl ProxyLoginRef {
+    /// The user name.
+    #[must_use]
+    pub fn username(&self) -> SecretKeyRef {
+        SecretKeyRef { name: self.name.clone(), key: "username".to_owned() }
+    }
+
+    /// The password.
+    #[must_use]
+    pub fn password(&self) -> SecretKeyRef {
+        SecretKeyRef { name: self.name.clone(), key: "password".to_owned() }
+    }
 }
 
 /// What has to be signed, and by whom.
@@ -217,15 +270,46 @@ pub struct KnownHosts {
 /// An access token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = cel(
+    "self.scheme != 'Bearer' || self.username == 'x-access-token'",
+    "a bearer token goes without a user name: remove token.username, or write scheme: Basic",
+))]
 pub struct TokenAuth {
     /// The token.
     pub secret_ref: SecretKeyRef,
-    /// User name that goes with it.
+    /// User name that goes with it, if the scheme is Basic.
     #[serde(default = "default_username")]
     #[schemars(length(min = 1, max = 128))]
     pub username: String,
+    /// How it is sent: as the password of basic authentication (Basic), which every forge takes, or alone in
+    /// "Authorization: Bearer" (Bearer), for servers behind a gateway that wants it so.
+    #[serde(default)]
+    pub scheme: TokenScheme,
+}
+
+/// How a token is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TokenScheme {
+    /// As the password of basic authentication.
+    #[default]
+    Basic,
+    /// In a header `Authorization: Bearer`.
+    Bearer,
+}
+
+impl TokenScheme {
+    pub(crate) const ALL: [Self; 2] = [Self::Basic, Self::Bearer];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Basic => "Basic",
+            Self::Bearer => "Bearer",
+        }
+    }
 }
 
 pub(super) fn default_username() -> String {
-    "x-access-token".to_owned()
+    DEFAULT_TOKEN_USERNAME.to_owned()
 }

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::annotations::PodAnnotations;
-use crate::api::OnTimeout;
+use crate::api::{OnTimeout, TokenScheme};
 use crate::gateway_sync::{Surroundings, engine_spec};
 use crate::protocol::{AuthType, Metadata, Rollout, StartupPolicy, Trust};
 
@@ -291,7 +291,9 @@ fn metadata(base: CompiledProfile) -> Metadata {
         git_url: "https://git.example.com/plant.git".into(),
         auth_type: AuthType::None,
         git_username: None,
+        token_scheme: TokenScheme::Basic,
         github_app: None,
+        proxy: None,
         allow_insecure: false,
         verify: None,
         trust: Trust::default(),

@@ -13,10 +13,10 @@ use super::rollout;
 use super::slim::MetadataMap;
 use super::validate::{Gateway, Report, Validated};
 use crate::annotations::{COMPONENT_ACCESS, COMPONENT_METADATA, COMPONENT_STATUS, DIGEST, owned_labels};
-use crate::api::{GitSpec, Stoker};
+use crate::api::{GitSpec, Stoker, TokenScheme};
 use crate::compile::CompiledProfile;
 use crate::names;
-use crate::protocol::{AppInstallation, AuthType, Metadata, Rollout, StartupPolicy, Trust};
+use crate::protocol::{AppInstallation, AuthType, Metadata, ProxyAddress, Rollout, StartupPolicy, Trust};
 
 /// The objects that should be there.
 #[derive(Debug, Clone)]
@@ -112,7 +112,9 @@ fn metadata(world: &World, validated: &Validated) -> Result<Option<Metadata>, Bu
         git_url: origin.git_url,
         auth_type: origin.auth_type,
         git_username: origin.git_username,
+        token_scheme: origin.token_scheme,
         github_app: origin.github_app,
+        proxy: origin.proxy,
         allow_insecure: origin.allow_insecure,
         // Of the spec as it is now, whatever commit it is for: what is asked for at once holds at once.
         verify: spec.git.verify.as_ref().map(|verify| verify.mode),
@@ -154,7 +156,9 @@ struct Origin {
     git_url: String,
     auth_type: AuthType,
     git_username: Option<String>,
+    token_scheme: TokenScheme,
     github_app: Option<AppInstallation>,
+    proxy: Option<ProxyAddress>,
     allow_insecure: bool,
     trust: Trust,
     git_ref: String,
@@ -180,7 +184,9 @@ fn origin(world: &World, previous: Option<&Metadata>) -> Origin {
             git_url: previous.git_url.clone(),
             auth_type: previous.auth_type,
             git_username: previous.git_username.clone(),
+            token_scheme: previous.token_scheme,
             github_app: previous.github_app.clone(),
+            proxy: previous.proxy.clone(),
             allow_insecure: previous.allow_insecure,
             trust: previous.trust.clone(),
             git_ref: previous.git_ref.clone(),
@@ -203,11 +209,16 @@ fn of_spec(git: &GitSpec, git_ref: &str) -> Origin {
         git_url: git.repo.clone(),
         auth_type,
         git_username: token.map(|token| token.username.clone()),
+        token_scheme: token.map(|token| token.scheme).unwrap_or_default(),
         github_app: git.auth.as_ref().and_then(|auth| auth.github_app.as_ref()).map(|app| AppInstallation {
             app_id: app.app_id,
             installation_id: app.installation_id,
             api_base_url: app.api_base_url.clone(),
         }),
+        proxy: git
+            .proxy
+            .as_ref()
+            .map(|proxy| ProxyAddress { url: proxy.url.clone(), login: proxy.secret_ref.is_some() }),
         allow_insecure: git.allow_insecure,
         trust: Trust::default(),
         git_ref: git_ref.to_owned(),

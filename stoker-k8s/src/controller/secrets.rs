@@ -7,10 +7,11 @@ use kube::api::Api;
 use kube::{Client, Error};
 use stoker_core::{Category, Fault, Retry};
 use stoker_git::github_app::DEFAULT_API_BASE_URL;
-use stoker_git::{Access, Credentials, GithubApp, Secret};
+use stoker_git::{Access, Credentials, GithubApp, Proxy, Secret};
 
-use crate::api::{GitSpec, SecretKeyRef};
+use crate::api::{GitProxy, GitSpec, SecretKeyRef, TokenScheme};
 use crate::conditions::reason;
+use crate::controller::lookup::LookupError;
 
 /// Why a Secret cannot be used. Never holds what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,17 +105,23 @@ pub async fn read(client: &Client, namespace: &str, at: &SecretKeyRef) -> Result
     }
 }
 
+/// The same, without the line end that editors add.
+async fn line(client: &Client, namespace: &str, at: &SecretKeyRef) -> Result<Secret, SecretError> {
+    Ok(Secret::new(read(client, namespace, at).await?.expose().trim_end_matches(['\r', '\n'])))
+}
+
 /// Everything private that a look-up of `git` needs.
 ///
 /// # Errors
-/// When one of the Secrets cannot be used.
-pub(super) async fn access(client: &Client, namespace: &str, git: &GitSpec) -> Result<Access, SecretError> {
+/// When one of the Secrets, or the proxy, cannot be used.
+pub(super) async fn access(client: &Client, namespace: &str, git: &GitSpec) -> Result<Access, LookupError> {
     let mut access = Access::default();
     if let Some(token) = git.auth.as_ref().and_then(|auth| auth.token.as_ref()) {
         let secret = read(client, namespace, &token.secret_ref).await?;
-        access.credentials = Credentials::Token {
-            username: token.username.clone(),
-            secret: Secret::new(secret.expose().trim()),
+        let secret = Secret::new(secret.expose().trim());
+        access.credentials = match token.scheme {
+            TokenScheme::Basic => Credentials::Token { username: token.username.clone(), secret },
+            TokenScheme::Bearer => Credentials::Bearer { secret },
         };
     }
     if let Some(app) = git.auth.as_ref().and_then(|auth| auth.github_app.as_ref()) {
@@ -128,9 +135,7 @@ pub(super) async fn access(client: &Client, namespace: &str, git: &GitSpec) -> R
     if let Some(ssh) = git.auth.as_ref().and_then(|auth| auth.ssh_key.as_ref()) {
         let key = read(client, namespace, &ssh.secret_ref).await?;
         let passphrase = match &ssh.passphrase_secret_ref {
-            Some(at) => {
-                Some(Secret::new(read(client, namespace, at).await?.expose().trim_end_matches(['\r', '\n'])))
-            }
+            Some(at) => Some(line(client, namespace, at).await?),
             None => None,
         };
         // Keys that went through a Secret lost their last newline or got Windows line ends.
@@ -142,6 +147,16 @@ pub(super) async fn access(client: &Client, namespace: &str, git: &GitSpec) -> R
     }
     if let Some(at) = &git.ca_secret_ref {
         access.ca_pem = Some(read(client, namespace, at).await?.expose().to_owned());
+    }
+    if let Some(GitProxy { url, secret_ref }) = &git.proxy {
+        let proxy: Proxy = url.parse()?;
+        access.proxy = Some(match secret_ref {
+            Some(login) => proxy.with_login(
+                line(client, namespace, &login.username()).await?,
+                line(client, namespace, &login.password()).await?,
+            )?,
+            None => proxy,
+        });
     }
     Ok(access)
 }

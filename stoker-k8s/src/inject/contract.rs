@@ -14,7 +14,8 @@
 //! /data/...                                      whatever the gateway has mounted below its data directory
 //! /var/cache/stoker                              git objects and scratch space, an emptyDir with a size limit
 //! /etc/stoker/podinfo/{annotations,labels}       of the pod, live (downward API)
-//! /etc/stoker/git/{token,ssh-privatekey,passphrase,known_hosts,ca.crt}    as far as the Stoker names them
+//! /etc/stoker/git/{token,github-app-key.pem,ssh-privatekey,passphrase,proxy-username,proxy-password}
+//!                                                as far as the Stoker names them
 //! /etc/stoker/gateway/api-key                    the gateway's API key
 //! /var/run/secrets/kubernetes.io/serviceaccount/{token,ca.crt,namespace}  the agent's own projected token
 //! ```
@@ -77,6 +78,10 @@ pub const GIT_APP_KEY: &str = "/etc/stoker/git/github-app-key.pem";
 pub const GIT_SSH_KEY: &str = "/etc/stoker/git/ssh-privatekey";
 /// Passphrase of the SSH private key (`spec.git.auth.sshKey.passphraseSecretRef`).
 pub const GIT_PASSPHRASE: &str = "/etc/stoker/git/passphrase";
+/// User name at the proxy (`spec.git.proxy.secretRef`, key `username`).
+pub const GIT_PROXY_USERNAME: &str = "/etc/stoker/git/proxy-username";
+/// Password at the proxy (`spec.git.proxy.secretRef`, key `password`).
+pub const GIT_PROXY_PASSWORD: &str = "/etc/stoker/git/proxy-password";
 /// Directory of the keys that commits must be signed by (`spec.git.verify`), one or more in each file. Not mounted when
 /// none have to be.
 pub const SIGNING_KEYS_DIR: &str = "/etc/stoker/signing-keys";

@@ -275,6 +275,24 @@ fn the_key_of_an_app_comes_as_a_file() {
 }
 
 #[test]
+fn the_login_at_a_proxy_comes_as_two_files() {
+    let proxy = json!({ "url": "http://proxy:3128", "secretRef": { "name": "proxy" } });
+    let after = injected(&official_pod(), &[stoker_with("a", json!({ "git": { "proxy": proxy } }))]);
+    let git = volume(&after, agent(&after), contract::GIT_DIR);
+    for (source, key, path) in
+        [(0, "username", contract::GIT_PROXY_USERNAME), (1, "password", contract::GIT_PROXY_PASSWORD)]
+    {
+        let secret = &git["projected"]["sources"][source]["secret"];
+        assert_eq!((&secret["name"], &secret["optional"]), (&json!("proxy"), &json!(true)));
+        assert_eq!(format!("{}/{}", contract::GIT_DIR, secret["items"][0]["path"].as_str().unwrap()), path);
+        assert_eq!(secret["items"][0]["key"], key);
+    }
+    let open = json!({ "git": { "proxy": { "url": "http://proxy:3128" } } });
+    let after = injected(&official_pod(), &[stoker_with("a", open)]);
+    assert!(!agent(&after).to_string().contains(contract::GIT_DIR), "nothing to mount");
+}
+
+#[test]
 fn the_keys_that_commits_must_be_signed_by_come_as_a_whole() {
     let spec = json!({ "git": { "verify": { "mode": "HEAD", "secretRef": { "name": "signers" } } } });
     let after = injected(&official_pod(), &[stoker_with("a", spec)]);

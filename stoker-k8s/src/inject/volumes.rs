@@ -92,6 +92,10 @@ fn git_sources(stoker: &StokerView) -> Vec<Value> {
         );
         sources.extend(auth.token.iter().map(|token| from(&token.secret_ref, contract::GIT_TOKEN)));
     }
+    if let Some(login) = git.proxy.as_ref().and_then(|proxy| proxy.secret_ref.as_ref()) {
+        sources.push(from(&login.username(), contract::GIT_PROXY_USERNAME));
+        sources.push(from(&login.password(), contract::GIT_PROXY_PASSWORD));
+    }
     sources
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{PROTOCOL, ProtocolError};
-use crate::api::{OnTimeout, VerifyMode};
+use crate::api::{OnTimeout, TokenScheme, VerifyMode};
 use crate::compile::CompiledProfile;
 use crate::conditions::cap;
 
@@ -28,8 +28,12 @@ pub struct Metadata {
     pub auth_type: AuthType,
     /// User name that goes with a token.
     pub git_username: Option<String>,
+    /// How a token is sent.
+    pub token_scheme: TokenScheme,
     /// The installation of a GitHub App.
     pub github_app: Option<AppInstallation>,
+    /// The proxy on the way to the repository.
+    pub proxy: Option<ProxyAddress>,
     /// `http://` and credentials in the URL are allowed.
     pub allow_insecure: bool,
     /// What of a commit has to be signed before it is taken; the keys are mounted.
@@ -99,6 +103,17 @@ pub struct AppInstallation {
     pub api_base_url: Option<String>,
 }
 
+/// Which proxy; the login is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyAddress {
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
+    pub url: String,
+    /// Whether it wants a login.
+    #[serde(default)]
+    pub login: bool,
+}
+
 impl AuthType {
     const ALL: [Self; 4] = [Self::None, Self::Ssh, Self::Token, Self::GithubApp];
 
@@ -165,6 +180,12 @@ impl Metadata {
         if let Some(app) = &self.github_app {
             put("githubApp", json(app));
         }
+        if self.token_scheme != TokenScheme::default() {
+            put("tokenScheme", self.token_scheme.as_str().to_owned());
+        }
+        if let Some(proxy) = &self.proxy {
+            put("gitProxy", json(proxy));
+        }
         put("allowInsecure", self.allow_insecure.to_string());
         if let Some(verify) = &self.verify {
             put("verify", verify.as_str().to_owned());
@@ -207,6 +228,12 @@ impl Metadata {
                 .ok_or_else(|| ProtocolError::Value { key: "authType", value: cap(auth.to_owned(), 80) })?,
             git_username: data.get("gitUsername").and_then(|text| some(text)),
             github_app: data.get("githubApp").map(|text| from_json("githubApp", text)).transpose()?,
+            token_scheme: data
+                .get("tokenScheme")
+                .map(|text| token_scheme(text))
+                .transpose()?
+                .unwrap_or_default(),
+            proxy: data.get("gitProxy").map(|text| from_json("gitProxy", text)).transpose()?,
             trust: Trust {
                 known_hosts: data.get("knownHosts").and_then(|text| some(text)),
                 ca_pem: data.get("gitCA").and_then(|text| some(text)),
@@ -239,6 +266,11 @@ fn verify_mode(text: &str) -> Result<VerifyMode, ProtocolError> {
     known.ok_or_else(|| ProtocolError::Value { key: "verify", value: cap(text.to_owned(), 80) })
 }
 
+fn token_scheme(text: &str) -> Result<TokenScheme, ProtocolError> {
+    let known = TokenScheme::ALL.into_iter().find(|scheme| scheme.as_str() == text);
+    known.ok_or_else(|| ProtocolError::Value { key: "tokenScheme", value: cap(text.to_owned(), 80) })
+}
+
 fn json<T: Serialize>(value: &T) -> String {
     // Maps with text keys and plain structs: nothing that JSON could refuse.
     serde_json::to_string(value).unwrap_or_default()
@@ -268,7 +300,9 @@ mod tests {
             git_url: "git@github.com:myorg/my-ignition-app.git".into(),
             auth_type: AuthType::Ssh,
             git_username: None,
+            token_scheme: TokenScheme::Bearer,
             github_app: Some(AppInstallation { app_id: 12, installation_id: 34, api_base_url: None }),
+            proxy: Some(ProxyAddress { url: "http://proxy:3128".into(), login: true }),
             allow_insecure: false,
             verify: Some(VerifyMode::TagAndHead),
             trust: Trust { known_hosts: Some("git.example.com ssh-ed25519 AAAA".into()), ca_pem: None },
@@ -309,6 +343,8 @@ mod tests {
             ("gatewayPort", "99999"),
             ("profiles", "[]"),
             ("authType", "magic"),
+            ("tokenScheme", "Digest"),
+            ("gitProxy", "http://proxy:3128"),
             ("protocol", "2"),
         ] {
             let error = with(key, value).expect_err(key).to_string();

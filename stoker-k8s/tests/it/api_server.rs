@@ -55,6 +55,10 @@ fn git(repo: &str) -> Value {
     stoker(&[("git/repo", json!(repo))])
 }
 
+fn proxy(url: &str) -> Value {
+    stoker(&[("git/proxy", json!({"url": url}))])
+}
+
 fn git_ref(name: &str) -> Value {
     stoker(&[("git/ref", json!(name))])
 }
@@ -185,6 +189,45 @@ fn stokers() -> Vec<Case> {
         (
             stoker(&[("git/caSecretRef", secret()), ("git/repo", json!("git@github.com:a/b.git"))]),
             "caSecretRef works for https:// repositories only",
+        ),
+        (stoker(&[("git/auth", token()), ("git/auth/token/scheme", json!("Bearer"))]), ""),
+        (stoker(&[("git/auth", token()), ("git/auth/token/scheme", json!("bearer"))]), "\"Bearer\""),
+        (
+            stoker(&[
+                ("git/auth", token()),
+                ("git/auth/token/scheme", json!("Bearer")),
+                ("git/auth/token/username", json!("ada")),
+            ]),
+            "a bearer token goes without a user name",
+        ),
+        // The way there.
+        (proxy("http://proxy.example.com:3128"), ""),
+        (proxy("https://10.0.0.7:443/"), ""),
+        (proxy("http://[fd00::1]:3128"), ""),
+        (stoker(&[("git/proxy", json!({"url": "http://proxy:3128", "secretRef": {"name": "proxy"}}))]), ""),
+        (
+            stoker(&[("git/proxy", json!({"url": "http://proxy:3128", "secretRef": {"name": ""}}))]),
+            "should be at least 1 chars long",
+        ),
+        (stoker(&[("git/proxy", json!({"secretRef": {"name": "proxy"}}))]), "url"),
+        (proxy("http://ada:hunter2@proxy:3128"), "name a Secret in proxy.secretRef"),
+        (proxy("proxy:3128"), "write the proxy as http://HOST:PORT"),
+        (proxy("http://proxy"), "write the proxy as http://HOST:PORT"),
+        (proxy("socks5://proxy:1080"), "write the proxy as http://HOST:PORT"),
+        (proxy("http://proxy:3128/x"), "write the proxy as http://HOST:PORT"),
+        (
+            stoker(&[
+                ("git/proxy", json!({"url": "http://proxy:3128"})),
+                ("git/repo", json!("git@github.com:a/b.git")),
+            ]),
+            "proxy works for https:// repositories only",
+        ),
+        (
+            stoker(&[
+                ("git/proxy", json!({"url": "http://proxy:3128"})),
+                ("git/repo", json!("file:///mirror/app.git")),
+            ]),
+            "proxy works for https:// repositories only",
         ),
         // Polling and deliveries.
         (stoker(&[("polling", json!({"interval": "5s"}))]), ""),

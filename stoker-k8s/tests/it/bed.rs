@@ -13,8 +13,7 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use stoker_git::shared::Asking;
 use stoker_git::{
-    Access, AdvertisedRef, Advertisement, AskRefs, Credentials, GitError, ObjectFormat, RefSpec, RemoteUrl,
-    SharedRefs,
+    Access, AdvertisedRef, Advertisement, AskRefs, GitError, ObjectFormat, RefSpec, RemoteUrl, SharedRefs,
 };
 use stoker_k8s::api::{GatewayEntry, Stoker, SyncProfile, SyncStatus};
 use stoker_k8s::conditions;
@@ -33,14 +32,14 @@ const ACCOUNT: &str = "stoker-controller";
 pub(crate) struct Git {
     pub(crate) requests: AtomicUsize,
     /// What it was given last to get in with.
-    pub(crate) offered: Mutex<Option<Credentials>>,
+    pub(crate) offered: Mutex<Option<Access>>,
 }
 
 impl AskRefs for Git {
     fn ask<'a>(&'a self, url: &'a RemoteUrl, access: &'a Access, _: &'a [RefSpec]) -> Asking<'a> {
         Box::pin(async move {
             self.requests.fetch_add(1, Ordering::SeqCst);
-            *self.offered.lock().unwrap() = Some(access.credentials.clone());
+            *self.offered.lock().unwrap() = Some(access.clone());
             let output = tokio::process::Command::new("git")
                 .args(["ls-remote", "--refs", url.path()])
                 .output()

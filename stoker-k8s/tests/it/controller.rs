@@ -11,7 +11,7 @@ use kube::core::Request;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use stoker_git::Credentials;
-use stoker_k8s::api::{SyncStatus, VerifyMode};
+use stoker_k8s::api::{SyncStatus, TokenScheme, VerifyMode};
 use stoker_k8s::conditions;
 use stoker_k8s::protocol::{AgentStatus, AuthType};
 use stoker_testkit::wait;
@@ -218,10 +218,52 @@ async fn an_app_is_taken_along_and_agents_are_told_which_one_but_not_its_key() {
     assert_eq!(told.verify, Some(VerifyMode::TagAndHead));
     assert!(!format!("{:?}", told.to_data()).contains("hunter2"));
     let offered = bed.git.offered.lock().unwrap().clone().unwrap();
-    let Credentials::GithubApp(offered) = offered else { panic!("{offered:?}") };
+    let Credentials::GithubApp(offered) = offered.credentials else { panic!("{offered:?}") };
     assert_eq!((offered.app_id, offered.installation_id), (12, 34));
     assert_eq!(offered.api_base_url, "https://ghe.example.com/api/v3");
     assert_eq!(offered.private_key.expose(), "-----BEGIN-----\nhunter2\n");
+}
+
+#[tokio::test]
+async fn a_bearer_token_goes_through_the_proxy_and_agents_are_told_of_both_but_no_secret() {
+    let Some(bed) = Bed::new().await else { return };
+    let secrets: Api<Secret> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    let repo = bed.repository.url().replace("file://", "https://git.example.com");
+    let git = json!({
+        "repo": repo,
+        "auth": {"token": {"secretRef": {"name": "git", "key": "token"}, "scheme": "Bearer"}},
+        "proxy": {"url": "http://proxy.example.com:3128", "secretRef": {"name": "proxy"}},
+    });
+    let make = |name: &str, data: serde_json::Value| {
+        let secret = serde_json::from_value(json!({"metadata": {"name": name}, "stringData": data})).unwrap();
+        let secrets = secrets.clone();
+        async move { secrets.create(&PostParams::default(), &secret).await.unwrap() }
+    };
+    make("git", json!({"token": "hunter2"})).await;
+    make("proxy", json!({"username": "plant\n", "pasword": "hunter3"})).await;
+    bed.apply_stoker("plant", json!({"git": git})).await;
+    let stoker = bed
+        .until("plant", "the key to be named", |s| {
+            let status = s.status.as_ref();
+            status.and_then(|s| conditions::find(&s.conditions, conditions::REF_RESOLVED)).is_some_and(|c| {
+                c.message.contains("secret proxy has no key password; it has: pasword, username")
+            })
+        })
+        .await;
+    assert!(!serde_json::to_string(&stoker).unwrap().contains("hunter"), "a secret in the status");
+
+    let patch = kube::api::Patch::Merge(json!({"stringData": {"password": "hunter3\n"}}));
+    secrets.patch("proxy", &kube::api::PatchParams::default(), &patch).await.unwrap();
+    bed.annotate("plant", json!({"stoker.io/requested-at": "again"})).await;
+    let told = bed.told("plant", "a commit", |m| m.commit.is_some()).await;
+    assert_eq!((told.auth_type, told.token_scheme), (AuthType::Token, TokenScheme::Bearer));
+    let proxy = told.proxy.clone().unwrap();
+    assert_eq!((&*proxy.url, proxy.login), ("http://proxy.example.com:3128", true));
+    assert!(!format!("{:?}", told.to_data()).contains("hunter"));
+    let offered = bed.git.offered.lock().unwrap().clone().unwrap();
+    assert_eq!(offered.credentials, Credentials::Bearer { secret: "hunter2".into() });
+    let proxy: stoker_git::Proxy = "http://proxy.example.com:3128".parse().unwrap();
+    assert_eq!(offered.proxy, Some(proxy.with_login("plant".into(), "hunter3".into()).unwrap()));
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use stoker_k8s::agent::start::Start;
 use stoker_k8s::agent::target::PodInfo;
 use stoker_k8s::agent::watch_metadata::Known;
 use stoker_k8s::agent::{Agent, Fetch, Fetched, Identity, Locate, Obtained, Tree as Commit};
-use stoker_k8s::api::{Mapping, OnTimeout, SyncStatus};
+use stoker_k8s::api::{Mapping, OnTimeout, SyncStatus, TokenScheme};
 use stoker_k8s::compile::CompiledProfile;
 use stoker_k8s::gateway_sync::{Failure, GatewaySync};
 use stoker_k8s::protocol::{AuthType, Metadata, Rollout, StartupPolicy, Trust};
@@ -272,7 +272,9 @@ pub(crate) fn metadata(commit: &str) -> Metadata {
         git_url: "https://git.example.com/plant.git".into(),
         auth_type: AuthType::None,
         git_username: None,
+        token_scheme: TokenScheme::Basic,
         github_app: None,
+        proxy: None,
         allow_insecure: false,
         verify: None,
         trust: Trust::default(),

@@ -16,6 +16,7 @@ use stoker_k8s::api::Stoker;
 use stoker_k8s::conditions;
 use stoker_testkit::gitserver::{Http, HttpOptions};
 use stoker_testkit::leash::{Leash, Process};
+use stoker_testkit::proxy::ForwardProxy;
 use stoker_testkit::repo::Repo;
 use stoker_testkit::{ApiServer, Namespace, require, wait};
 
@@ -292,6 +293,51 @@ async fn a_delivery_becomes_a_commit_and_secrets_are_read_when_they_are_used() {
     let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.namespace);
     let holder = leases.get("stoker-controller").await.unwrap().spec.unwrap().holder_identity;
     assert_eq!(holder.unwrap_or_default(), "", "the next one need not wait");
+}
+
+#[tokio::test]
+async fn the_proxy_of_a_stoker_is_used_and_its_login_follows_the_secret() {
+    let Some(server) = require::api_server().await else { return };
+    let bed = Bed::new(server).await;
+    let git = bed.git.url("").split('/').nth(2).unwrap().parse().unwrap();
+    let proxy = ForwardProxy::start(git, Some(("ada", "first-secret"))).unwrap();
+    let login = |password: &'static str| {
+        let api: Api<Secret> = Api::namespaced(bed.client.clone(), &bed.namespace);
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "proxy"},
+            "stringData": {"username": "ada\n", "password": format!("{password}\n")},
+        });
+        async move {
+            let how = PatchParams::apply("tests").force();
+            api.patch("proxy", &how, &Patch::Apply(&secret)).await.unwrap();
+        }
+    };
+    login("first-secret").await;
+    let controller = bed.start("one").await;
+    // Nobody knows the host but the proxy.
+    let spec = json!({"git": {
+        "repo": "http://git.example.invalid/plant.git", "ref": "main", "allowInsecure": true,
+        "auth": {"token": {"secretRef": {"name": "git-token", "key": "token"}}},
+        "proxy": {"url": proxy.url(), "secretRef": {"name": "proxy"}},
+    }});
+    bed.apply(spec).await;
+    bed.told(&bed.repo.head().unwrap()).await;
+
+    proxy.set_login(Some(("ada", "second-secret")));
+    let second = bed.commit("second");
+    let trigger = |at: &'static str| {
+        let api: Api<Stoker> = Api::namespaced(bed.client.clone(), &bed.namespace);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {"stoker.io/requested-at": at}}}));
+        async move { api.patch("plant", &PatchParams::default(), &patch).await.unwrap() }
+    };
+    trigger("by hand").await;
+    let message = bed.reason(conditions::REF_RESOLVED, "ProxyAuthenticationFailed").await;
+    assert!(message.contains(&proxy.url()) && !message.contains("secret"), "{message}");
+    login("second-secret").await;
+    trigger("by hand again").await;
+    bed.told(&second).await;
+    let log = std::fs::read_to_string(controller.process.log()).unwrap();
+    assert!(!log.contains("first-secret") && !log.contains("second-secret"), "{log}");
 }
 
 #[tokio::test]

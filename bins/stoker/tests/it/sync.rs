@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use stoker_ignition::fake::{Failure, FailureKind};
+use stoker_testkit::github::{APP, GithubApi, INSTALLATION, app_key};
 use stoker_testkit::gitserver::HttpOptions;
+use stoker_testkit::proxy::ForwardProxy;
 use stoker_testkit::{require, wait};
 
 use crate::bench::{Bench, VIEW, command};
@@ -147,6 +149,68 @@ fn a_wrong_token_an_unknown_branch_and_a_dead_server_are_told_apart_and_harm_not
     let message = report["error"]["message"].as_str().unwrap();
     assert!(code == 1 && message.contains("127.0.0.1:9"), "{report}");
     assert_eq!(bench.live(VIEW), before);
+}
+
+#[test]
+fn an_app_gets_in_and_its_key_is_read_at_each_use() {
+    // The first token that the API hands out, and no other.
+    let mut bench = Bench::with(HttpOptions::default().login("x-access-token", "ghs_token1"));
+    let folder = bench.folder.path().to_owned();
+    let (good, bad) =
+        (app_key(&folder, "good.pem", "PEM").unwrap(), app_key(&folder, "bad.pem", "PKCS8").unwrap());
+    let api = GithubApi::start(&[&good], |_| {}).unwrap();
+    let key = folder.join("key.pem");
+    bench.config["git"]["auth"] = json!({"githubApp": {
+        "appId": APP, "installationId": INSTALLATION, "privateKeyFile": key, "apiBaseURL": api.url(),
+    }});
+
+    std::fs::copy(&bad, &key).unwrap();
+    let (code, report) = bench.report(&[]);
+    assert_eq!((code, report["error"]["category"].as_str()), (1, Some("AuthenticationFailed")), "{report}");
+    assert!(!bench.data().join(VIEW).exists());
+
+    std::fs::copy(&good, &key).unwrap();
+    assert_eq!(bench.sync(&[]).code, 0);
+    assert!(bench.data().join(VIEW).exists());
+    assert_eq!(api.given(), 1, "one for the look-up and the fetch");
+}
+
+#[test]
+fn the_way_leads_through_the_proxy_with_a_login_from_files() {
+    let mut bench = Bench::new();
+    let folder = bench.folder.path().to_owned();
+    let address = bench.git.url("").split('/').nth(2).unwrap().parse().unwrap();
+    let proxy = ForwardProxy::start(address, Some(("ada", "5uper-secret"))).unwrap();
+    let (username, password) = (folder.join("username"), folder.join("password"));
+    std::fs::write(&username, "ada\n").unwrap();
+    std::fs::write(&password, "wr0ng-secret\n").unwrap();
+    // Nobody knows the host but the proxy.
+    bench.config["git"]["repo"] = json!("http://git.example.invalid/plant.git");
+    bench.config["git"]["proxy"] =
+        json!({"url": proxy.url(), "usernameFile": username, "passwordFile": password});
+    let (code, report) = bench.report(&[]);
+    let category = report["error"]["category"].as_str();
+    assert_eq!((code, category), (1, Some("ProxyAuthenticationFailed")), "{report}");
+    assert!(!report.to_string().contains("wr0ng-secret"), "{report}");
+
+    std::fs::write(&password, "5uper-secret\n").unwrap();
+    assert_eq!(bench.sync(&[]).code, 0);
+    assert!(bench.data().join(VIEW).exists());
+}
+
+#[test]
+fn a_bearer_token_is_sent_as_one() {
+    let mut bench = Bench::new();
+    let token = bench.folder.path().join("token");
+    std::fs::write(&token, "abc.def\n").unwrap();
+    bench.config["git"]["auth"] = json!({"token": {"file": token, "scheme": "Bearer"}});
+    let address = bench.git.url("").split('/').nth(2).unwrap().parse().unwrap();
+    let proxy = ForwardProxy::start(address, None).unwrap();
+    bench.config["git"]["proxy"] = json!({"url": proxy.url()});
+    assert_eq!(bench.sync(&[]).code, 0);
+    let seen = proxy.seen();
+    assert!(!seen.is_empty());
+    assert!(seen.iter().all(|seen| seen.head.contains("authorization: Bearer abc.def\r\n")), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,12 +56,15 @@ pub(crate) fn exchange(to: &Destination<'_>, app: &GithubApp) -> Result<Given, G
         let mut response = timeout(patience, request.send())
             .await
             .map_err(late)?
-            .map_err(|e| client::meaning(&e, &to.address(), to.limits))?;
+            .map_err(|e| client::meaning(&e, &to.address(), to.proxy(), to.limits))?;
         let status = response.status();
         let clock = date(response.headers());
         if status.is_redirection() {
             let target = response.headers().get("location").and_then(|l| l.to_str().ok()).unwrap_or_default();
             return Err(GitError::RedirectRefused { url, target: crate::url::redact(target) });
+        }
+        if let Some(proxy) = to.proxy().filter(|_| status.as_u16() == 407) {
+            return Err(client::wants_login(proxy));
         }
         if !status.is_success() {
             return Err(refusal(status.as_u16(), response.headers(), app, &url, clock.map(|c| now - c)));

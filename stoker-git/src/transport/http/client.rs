@@ -3,40 +3,64 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::HeaderValue;
 use reqwest::{Client, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
 
 use super::super::{Destination, dial};
 use crate::error::GitError;
 use crate::limits::Limits;
 use crate::policy::HostPolicy;
+use crate::proxy::Proxy;
 use crate::text::{SERVER_TEXT_CHARS, printable};
 use crate::url::Protocol;
 
 /// A client for one destination.
 pub(super) fn build(to: &Destination<'_>) -> Result<Client, GitError> {
     let host = to.host().to_owned();
-    // A literal address is not resolved, so the resolver below does not see it.
-    if let Ok(address) = host.parse::<IpAddr>()
-        && let Some(error) = dial::forbidden(to.policy, &host, address)
-    {
-        return Err(error);
+    let proxy = to.access.proxy.as_ref();
+    // Literal addresses are not resolved, so the resolver below does not see them.
+    for host in std::iter::once(&*host).chain(proxy.map(Proxy::host)) {
+        if let Ok(address) = host.parse::<IpAddr>()
+            && let Some(error) = dial::forbidden(to.policy, host, address)
+        {
+            return Err(error);
+        }
     }
+    let judged = [host.clone()].into_iter().chain(proxy.map(|proxy| proxy.host().to_owned())).collect();
     let mut builder = Client::builder()
         .tls_backend_preconfigured(tls(to)?)
         .redirect(redirect::Policy::none())
         .connect_timeout(to.limits.connect_timeout)
-        .dns_resolver(Arc::new(Resolver { host: host.clone(), policy: to.policy.clone() }));
-    // A proxy is for the way out, never for this machine.
-    if is_local(&host) {
+        .dns_resolver(Arc::new(Resolver { judged, policy: to.policy.clone() }));
+    if let Some(proxy) = proxy {
+        // Those of the environment are not looked at then.
+        builder = builder.proxy(configured(proxy)?);
+    } else if is_local(&host) {
+        // A proxy of the environment is for the way out, never for this machine.
         builder = builder.no_proxy();
     }
     builder.build().map_err(|e| GitError::Unreachable {
         host: to.address(),
         detail: format!("cannot set up the HTTP client: {}", deepest(&e)),
     })
+}
+
+fn configured(proxy: &Proxy) -> Result<reqwest::Proxy, GitError> {
+    let invalid = |detail: &str| GitError::ProxyInvalid { detail: format!("{proxy}: {detail}") };
+    let built = reqwest::Proxy::all(proxy.url()).map_err(|_| invalid("it is no URL of a proxy"))?;
+    let Some(login) = proxy.login() else { return Ok(built) };
+    let login = Zeroizing::new(format!("{}:{}", login.username.expose(), login.password.expose()));
+    let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(login.as_bytes())));
+    // Not within the URL, which others print.
+    let mut value = HeaderValue::from_str(&value).map_err(|_| invalid("its login cannot be sent"))?;
+    value.set_sensitive(true);
+    Ok(built.custom_http_auth(value))
 }
 
 fn is_local(host: &str) -> bool {
@@ -48,7 +72,7 @@ fn is_local(host: &str) -> bool {
 /// The system's certificate authorities and those of the resource.
 fn tls(to: &Destination<'_>) -> Result<rustls::ClientConfig, GitError> {
     let mut roots = rustls::RootCertStore::empty();
-    if to.url.protocol() == Protocol::Https {
+    if to.url.protocol() == Protocol::Https || to.access.proxy.as_ref().is_some_and(Proxy::is_https) {
         // What cannot be read is left out; a connection that needed it says so.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
@@ -74,15 +98,17 @@ fn tls(to: &Destination<'_>) -> Result<rustls::ClientConfig, GitError> {
 
 /// Resolves names and drops the addresses that the policy forbids: the rest is what gets connected to.
 struct Resolver {
-    host: String,
+    /// The hosts that somebody wrote into a resource.
+    judged: Vec<String>,
     policy: HostPolicy,
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let name = name.as_str().to_owned();
-        // A proxy's own name comes here too; whoever configures a proxy wants it used.
-        let policy = name.eq_ignore_ascii_case(&self.host).then(|| self.policy.clone());
+        // The name of a proxy of the environment comes here too; whoever sets up this machine wants it used.
+        let judged = self.judged.iter().any(|host| name.eq_ignore_ascii_case(host));
+        let policy = judged.then(|| self.policy.clone());
         Box::pin(async move {
             let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let addresses = match policy {
@@ -95,7 +121,12 @@ impl Resolve for Resolver {
 }
 
 /// What an error of the client means. Its own text may hold URLs; only its innermost cause is shown.
-pub(super) fn meaning(error: &reqwest::Error, address: &str, limits: &Limits) -> GitError {
+pub(super) fn meaning(
+    error: &reqwest::Error,
+    address: &str,
+    proxy: Option<&str>,
+    limits: &Limits,
+) -> GitError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(known) = current.downcast_ref::<GitError>() {
@@ -112,14 +143,31 @@ pub(super) fn meaning(error: &reqwest::Error, address: &str, limits: &Limits) ->
         }
         cause = inner(current);
     }
+    let text = deepest(error);
+    if let Some(proxy) = proxy.filter(|_| text.ends_with(WANTS_LOGIN)) {
+        return wants_login(proxy);
+    }
     let detail = if error.is_timeout() {
         format!("no connection within {:?}", limits.connect_timeout)
     } else if error.is_dns() {
-        format!("cannot resolve the name: {}", deepest(error))
+        format!("cannot resolve the name: {text}")
     } else {
-        deepest(error)
+        text
+    };
+    let detail = match proxy {
+        Some(proxy) => format!("through the proxy {proxy}: {detail}"),
+        None => detail,
     };
     GitError::Unreachable { host: address.to_owned(), detail }
+}
+
+/// What hyper-util's error says when a proxy answers a `CONNECT` with status 407.
+const WANTS_LOGIN: &str = "proxy authorization required";
+
+pub(super) fn wants_login(proxy: &str) -> GitError {
+    let detail =
+        "wants a login, or another one: status 407; is there a user name and a password, and are they right?";
+    GitError::ProxyRefused { proxy: proxy.to_owned(), detail: detail.to_owned() }
 }
 
 /// The next error inwards. An I/O error's `source` skips the error that it wraps.

@@ -5,9 +5,11 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use stoker_core::chain;
-use stoker_git::{Protocol, RefSpec, RemoteUrl, UrlError};
+use stoker_git::credentials::DEFAULT_TOKEN_USERNAME;
+use stoker_git::{GitError, Protocol, Proxy, RefSpec, RemoteUrl, UrlError};
 use stoker_ignition::client::GatewayUrl;
 
+use super::super::git::TokenScheme;
 use super::{AgentConfig, ConfigGateway, ConfigGit};
 
 /// A field, and what is wrong with it.
@@ -50,6 +52,7 @@ fn git(git: &ConfigGit) -> Result<(), Wrong> {
             "write at least one file of public keys, like /etc/stoker/allowed_signers, or leave verify out";
         return Err(("git.verify.keyFiles", problem.to_owned()));
     }
+    proxy(git, url.protocol())?;
     authentication(git, url.protocol())
 }
 
@@ -75,6 +78,31 @@ fn repository(git: &ConfigGit) -> Result<RemoteUrl, String> {
             url.to_string()
         )),
         _ => Ok(url),
+    }
+}
+
+fn proxy(git: &ConfigGit, protocol: Protocol) -> Result<(), Wrong> {
+    let Some(proxy) = &git.proxy else { return Ok(()) };
+    if !matches!(protocol, Protocol::Https | Protocol::Http) {
+        let problem = "works for https:// repositories only: remove it, or write an https:// URL";
+        return Err(("git.proxy", problem.to_owned()));
+    }
+    if let Err(error) = proxy.url.parse::<Proxy>() {
+        let problem = match error {
+            GitError::ProxyInvalid { detail } => detail,
+            other => chain(&other),
+        };
+        return Err(("git.proxy.url", problem));
+    }
+    match (&proxy.username_file, &proxy.password_file) {
+        (None, None) => Ok(()),
+        (Some(username), Some(password)) => {
+            if [username, password].iter().any(|file| file.as_os_str().is_empty()) {
+                return Err(("git.proxy", format!("the name of a file is {EMPTY_FILE}")));
+            }
+            Ok(())
+        }
+        _ => Err(("git.proxy", "write both usernameFile and passwordFile, or neither".to_owned())),
     }
 }
 
@@ -110,9 +138,13 @@ fn authentication(git: &ConfigGit, protocol: Protocol) -> Result<(), Wrong> {
         ),
         (None, Some(token), None) => (
             vec![Some(&token.file)],
-            (!https).then_some(
-                "token works for https:// repositories only: write an https:// URL, or use sshKey",
-            ),
+            if !https {
+                Some("token works for https:// repositories only: write an https:// URL, or use sshKey")
+            } else if token.scheme == TokenScheme::Bearer && token.username != DEFAULT_TOKEN_USERNAME {
+                Some("a bearer token goes without a user name: remove token.username, or write scheme: Basic")
+            } else {
+                None
+            },
         ),
         _ => {
             let problem = "write exactly one of sshKey, token and githubApp, or leave auth out";
@@ -265,6 +297,28 @@ mod tests {
                 "git.caFile: works for https://",
             ),
             (
+                "/git",
+                repo("https://h/x", json!({"token": {"file": "/t", "username": "u", "scheme": "Bearer"}})),
+                "git.auth: a bearer token goes without a user name",
+            ),
+            (
+                "/git",
+                json!({"repo": "ssh://h/x", "ref": "main", "proxy": {"url": "http://p:3128"}}),
+                "git.proxy: works for https://",
+            ),
+            (
+                "/git/proxy",
+                json!({"url": "p:3128"}),
+                "git.proxy.url: \"p:3128\" is no proxy; write http://HOST:PORT",
+            ),
+            ("/git/proxy", json!({"url": "http://p"}), "git.proxy.url: \"http://p\" has no port"),
+            ("/git/proxy", json!({"url": "http://u:pa55@p:3128"}), "give the login apart"),
+            (
+                "/git/proxy",
+                json!({"url": "http://p:3128", "usernameFile": "/u"}),
+                "git.proxy: write both usernameFile and passwordFile",
+            ),
+            (
                 "/gateway/url",
                 json!("http://127.0.0.1:80888"),
                 "gateway.url: gateway URL \"http://127.0.0.1:80888\"",
@@ -291,6 +345,9 @@ mod tests {
     #[test]
     fn what_a_sync_takes_is_taken() {
         for (pointer, value) in [
+            ("/git/proxy", json!({"url": "http://p:3128", "usernameFile": "/u", "passwordFile": "/p"})),
+            ("/git/proxy", json!({"url": "https://[fd00::1]:3128"})),
+            ("/git/auth", json!({"token": {"file": "/t", "scheme": "Bearer"}})),
             ("/git/interval", json!("5s")),
             ("/git/interval", json!("24h")),
             ("/profile/syncPeriod", json!(5)),

@@ -1,0 +1,166 @@
+//! The HTTP proxy of one repository.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::GitError;
+use crate::secret::Secret;
+use crate::url::redact;
+
+/// A proxy that every request for a repository goes through, those for tokens of a GitHub App included.
+///
+/// It is in force in place of the variables `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, for every host.
+///
+/// ```
+/// use stoker_git::Proxy;
+///
+/// let proxy: Proxy = "http://proxy.example.com:3128".parse()?;
+/// let proxy = proxy.with_login("plant".into(), "secret".into())?;
+/// assert_eq!(proxy.url(), "http://proxy.example.com:3128");
+/// assert!("http://plant:secret@proxy.example.com:3128".parse::<Proxy>().is_err());
+/// # Ok::<(), stoker_git::GitError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    url: String,
+    host: String,
+    login: Option<Login>,
+}
+
+/// A login at a proxy: the user name, which is kept as carefully as the password, and the password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) username: Secret,
+    pub(crate) password: Secret,
+}
+
+impl Proxy {
+    /// The same proxy, with a login (basic authentication).
+    ///
+    /// # Errors
+    /// [`GitError::ProxyInvalid`] when one of the two is empty or has control characters, or the user name a colon.
+    pub fn with_login(self, username: Secret, password: Secret) -> Result<Self, GitError> {
+        for (what, secret) in [("user name", &username), ("password", &password)] {
+            if secret.is_empty() {
+                return Err(self.invalid(&format!("its {what} is empty")));
+            }
+            if secret.expose().chars().any(char::is_control) {
+                return Err(self.invalid(&format!("its {what} has a line end or another control character")));
+            }
+        }
+        if username.expose().contains(':') {
+            return Err(self.invalid("its user name has a colon, which basic authentication cannot carry"));
+        }
+        Ok(Self { login: Some(Login { username, password }), ..self })
+    }
+
+    /// Where it is: `http://HOST:PORT` or `https://HOST:PORT`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its host, a literal IPv6 address without brackets.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.url.starts_with("https:")
+    }
+
+    pub(crate) fn login(&self) -> Option<&Login> {
+        self.login.as_ref()
+    }
+
+    fn invalid(&self, what: &str) -> GitError {
+        GitError::ProxyInvalid { detail: format!("{}: {what}", self.url) }
+    }
+}
+
+impl FromStr for Proxy {
+    type Err = GitError;
+
+    /// Reads `http://HOST:PORT` or `https://HOST:PORT`. The port is not optional: what others take for it without one
+    /// differs (80, 443, 1080, 3128).
+    fn from_str(text: &str) -> Result<Self, GitError> {
+        let invalid = |what: &str| GitError::ProxyInvalid { detail: format!("{:?} {what}", redact(text)) };
+        let form = "is no proxy; write http://HOST:PORT or https://HOST:PORT";
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid(form))?;
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if !matches!(scheme, "http" | "https") || authority.contains(['/', '?', '#', '\\']) {
+            return Err(invalid(form));
+        }
+        if authority.contains('@') {
+            return Err(invalid(
+                "holds a user name or password; write the URL without it and give the login apart",
+            ));
+        }
+        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none_or(|port| port == 0) {
+            return Err(invalid("has no port; write http://HOST:PORT or https://HOST:PORT"));
+        }
+        let parsed = url::Url::parse(text).map_err(|_| invalid(form))?;
+        let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid(form))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { url: format!("{scheme}://{authority}"), host, login: None })
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_a_scheme_a_host_and_a_port() {
+        for (text, host) in [
+            ("http://proxy.example.com:3128", "proxy.example.com"),
+            ("https://proxy:443/", "proxy"),
+            ("http://10.0.0.7:80", "10.0.0.7"),
+            ("http://[fd00::1]:8080", "fd00::1"),
+        ] {
+            let proxy: Proxy = text.parse().unwrap();
+            assert_eq!((proxy.url(), proxy.host()), (text.trim_end_matches('/'), host));
+        }
+        for (text, words) in [
+            ("proxy:3128", "write http://HOST:PORT"),
+            ("socks5://proxy:1080", "write http://HOST:PORT"),
+            ("http://proxy", "has no port"),
+            ("http://proxy:0", "has no port"),
+            ("http://proxy:99999", "has no port"),
+            ("http://:3128", "write http://HOST:PORT"),
+            ("http://proxy:3128/path", "write http://HOST:PORT"),
+            ("http://proxy:3128?x=1", "write http://HOST:PORT"),
+            ("http://pro xy:3128", "write http://HOST:PORT"),
+            ("http://ada:hunter2@proxy:3128", "give the login apart"),
+            ("", "write http://HOST:PORT"),
+        ] {
+            let error = text.parse::<Proxy>().unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains("hunter2"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_login_that_cannot_be_carried_is_refused_and_not_shown() {
+        let proxy: Proxy = "http://proxy:3128".parse().unwrap();
+        let with =
+            |username: &str, password: &str| proxy.clone().with_login(username.into(), password.into());
+        for (username, password, words) in [
+            ("", "hunter2", "its user name is empty"),
+            ("ada", "", "its password is empty"),
+            ("ada", "hunter2\n", "its password has a line end"),
+            ("hunter2:x", "y", "its user name has a colon"),
+        ] {
+            let error = with(username, password).unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains("hunter2"), "{error}");
+        }
+        let shown = format!("{:?}", with("plant-user", "hunter2").unwrap());
+        assert!(!shown.contains("plant-user") && !shown.contains("hunter2"), "{shown}");
+    }
+}
