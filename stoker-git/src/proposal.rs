@@ -114,6 +114,9 @@ impl Proposal {
         if self.edits.is_empty() {
             return invalid("it changes nothing; name at least one path".to_owned());
         }
+        if self.edits.iter().any(|edit| edit.path.as_path().is_root()) {
+            return invalid("it changes the root of the repository; name a file in it".to_owned());
+        }
         if self.message.trim().is_empty() || self.message.contains('\0') {
             return invalid("its message is empty or holds a zero byte; write a sentence".to_owned());
         }

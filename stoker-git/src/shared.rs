@@ -12,7 +12,7 @@
 //! - An answer serves everybody for whom it is new enough. So a thousand that ask once a minute cost one request a minute.
 //! - A server that asks for patience (`Retry-After`) gets it, whoever is in a hurry. Hurries that follow each other closely
 //!   share a request: the first goes out at once.
-//! - A host that does not answer holds only the few slots of its own.
+//! - A host that does not answer holds only the few slots of its own, also when it is a proxy or the API of an app.
 //! - Different credentials never share an answer, nor do different proxies.
 
 use std::collections::{HashMap, HashSet};
@@ -182,7 +182,7 @@ impl SharedRefs {
             // Held for everybody who comes meanwhile.
             tokio::time::sleep(self.spacing.saturating_sub(known.started.elapsed())).await;
         }
-        let _slots = self.slots_for(url.host().unwrap_or_default()).await;
+        let _slots = self.slots_for(&way(url, access)).await;
         let mut new = self.request(url, access, &entry.names(), &text).await;
         new.look_through(wanted, &text, self.ask.as_ref(), url, access).await;
         let is_news = match (answer.as_ref().map(|known| &known.result), &new.result) {
@@ -218,14 +218,14 @@ impl SharedRefs {
         Arc::clone(entries.entry(viewpoint).or_insert_with(new))
     }
 
-    async fn slots_for(&self, host: &str) -> Slots<'_> {
+    async fn slots_for(&self, way: &str) -> Slots<'_> {
         let of_host = {
             let mut hosts = locked(&self.hosts);
             if hosts.len() > MANY_ENTRIES {
                 hosts.retain(|_, slots| Arc::strong_count(slots) > 1);
             }
             let new = || Arc::new(Semaphore::new(SLOTS_OF_A_HOST));
-            Arc::clone(hosts.entry(host.to_ascii_lowercase()).or_insert_with(new))
+            Arc::clone(hosts.entry(way.to_ascii_lowercase()).or_insert_with(new))
         };
         // That of the host first: whoever waits for a host that does not answer must not hold a slot of all. Neither is
         // ever closed.
@@ -239,6 +239,19 @@ impl SharedRefs {
 struct Slots<'a> {
     _of_host: Option<tokio::sync::OwnedSemaphorePermit>,
     _of_all: Option<tokio::sync::SemaphorePermit<'a>>,
+}
+
+/// The hosts that have to answer before the references are there: a proxy or a GitHub API that one resource names must
+/// not hold the slots of all others on the same forge.
+fn way(url: &RemoteUrl, access: &Access) -> String {
+    let mut way = url.host().unwrap_or_default().to_owned();
+    if let Credentials::GithubApp(app) = &access.credentials {
+        way = format!("{way} by {}", app.api_base_url);
+    }
+    if let Some(proxy) = &access.proxy {
+        way = format!("{way} through {}", proxy.url());
+    }
+    way
 }
 
 /// Whether what both were asked for is not the same.

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use stoker_core::{
-    Applied, ApplyError, Changes, Engine, Observer, OpenError, Past, Plan, PlanError, PlanOptions,
-    RelPathBuf, RollbackError, Source, SyncError, SyncSpec,
+    ActionKind, Applied, ApplyError, Changes, Engine, Observer, OpenError, Past, Plan, PlanError,
+    PlanOptions, RelPathBuf, RollbackError, Source, SyncError, SyncSpec,
 };
 use stoker_ignition::client::GatewayClient;
 use stoker_ignition::confirm::{BlockingLock, LockOptions, LockOutcome};
@@ -240,16 +240,22 @@ impl GatewaySync {
         let target = transaction.or_else(|| past.last().map(|newest| newest.transaction));
         let mut touched = Touched::default();
         for past in past.iter().filter(|past| target.is_some_and(|target| past.transaction >= target)) {
-            past.changes.iter().for_each(|(path, _)| touched.written(path.as_path()));
+            // Whether it comes back or goes is known afterwards: until then nobody expects it to be there.
+            past.changes.iter().for_each(|(path, _)| touched.deleted(path.as_path()));
         }
-        // Written down first: a record without a rollback costs one needless scan, the reverse would lose one.
-        let keep = || -> std::io::Result<()> {
-            let mut record = Record::load(&self.data_dir)?;
-            record.add(touched);
-            record.save(&self.data_dir)
+        let keep = |touched| {
+            let keep = || -> std::io::Result<()> {
+                let mut record = Record::load(&self.data_dir)?;
+                record.add(touched);
+                record.save(&self.data_dir)
+            };
+            keep().map_err(|source| OpenError::State { path: self.data_dir.clone(), source })
         };
-        keep().map_err(|source| OpenError::State { path: self.data_dir.clone(), source })?;
-        Ok(session.rollback(transaction)?)
+        // Written down first: a record without a rollback costs one needless scan, the reverse would lose one.
+        keep(touched)?;
+        let done = session.rollback(transaction)?;
+        keep(of_changes(done.changes.iter().map(|(path, kind)| (path, *kind))))?;
+        Ok(done)
     }
 
     /// Writes down what is known of the gateway now, and what it is still to be asked.
@@ -389,11 +395,15 @@ fn planned(
 
 /// What a plan would touch.
 fn touched(plan: &Plan) -> Touched {
+    of_changes(plan.actions.iter().filter(|a| a.kind.writes()).map(|a| (&a.path, a.kind)))
+}
+
+fn of_changes<'a>(changes: impl Iterator<Item = (&'a RelPathBuf, ActionKind)>) -> Touched {
     let mut touched = Touched::default();
-    for action in plan.actions.iter().filter(|a| a.kind.writes()) {
-        match action.kind {
-            stoker_core::ActionKind::Delete => touched.deleted(action.path.as_path()),
-            _ => touched.written(action.path.as_path()),
+    for (path, kind) in changes {
+        match kind {
+            ActionKind::Delete => touched.deleted(path.as_path()),
+            _ => touched.written(path.as_path()),
         }
     }
     touched

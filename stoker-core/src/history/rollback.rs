@@ -150,6 +150,12 @@ impl Transaction<'_> {
         let mut cursor = self.root.cursor();
         for (path, trace) in traces(journals, &records) {
             let now = current.files.get(path.as_str()).cloned();
+            if now.is_none() && trace.is_let_go() {
+                let live = cursor.live(path.as_path()).map_err(io_error)?;
+                if matches!(live, Live::File(_) | Live::Special) {
+                    continue;
+                }
+            }
             let Some(Moved { transaction, slot: kept, before }) = trace.moved else {
                 let live = cursor.live(path.as_path()).map_err(io_error)?;
                 back.note(path, trace, now, live);

@@ -16,6 +16,20 @@ pub(super) struct Trace {
     pub(super) moved: Option<Moved>,
     /// Whether the file was executable, if the first change of its mode was before that.
     pub(super) executable: Option<bool>,
+    /// The newest transaction that says something of the path.
+    newest: u64,
+    /// Whether that one moved a content.
+    moved_by_newest: bool,
+    /// Whether the file was the engine's after that one.
+    owned: bool,
+}
+
+impl Trace {
+    /// Whether a file that is there now, and is not the engine's, is not what the newest transaction left either: the
+    /// engine was told to let go of it since, or somebody has made it since.
+    pub(super) const fn is_let_go(&self) -> bool {
+        self.owned || !self.moved_by_newest
+    }
 }
 
 /// A content that was moved into the history, if there was one.
@@ -42,18 +56,21 @@ pub(super) fn traces(journals: &[&Journal], records: &Records) -> BTreeMap<RelPa
             if matches!(step.as_ref(), Step::MakeDirectory { .. } | Step::RemoveDirectory { .. }) {
                 continue;
             }
-            let trace = traces.entry(step.path().clone()).or_default();
+            let transaction = journal.transaction;
+            let trace = traces.entry(step.path().clone()).or_insert_with(|| Trace {
+                newest: transaction,
+                owned: !matches!(step.as_ref(), Step::Delete { .. } | Step::Forget { .. }),
+                ..Trace::default()
+            });
             match step.into_owned() {
                 // There was nothing to delete.
-                Step::Delete { slot, before, .. }
-                    if kept_in(records, journal.transaction, slot).is_none() =>
-                {
+                Step::Delete { slot, before, .. } if kept_in(records, transaction, slot).is_none() => {
                     trace.base = before;
                 }
                 Step::Put { slot, before, .. } | Step::Delete { slot, before, .. } => {
-                    let transaction = journal.transaction;
-                    let moved = Moved { transaction, slot, before: before.clone() };
-                    *trace = Trace { base: before, moved: Some(moved), executable: None };
+                    trace.moved = Some(Moved { transaction, slot, before: before.clone() });
+                    (trace.base, trace.executable) = (before, None);
+                    trace.moved_by_newest |= trace.newest == transaction;
                 }
                 Step::SetMode { before, entry, .. } => {
                     trace.base = before;

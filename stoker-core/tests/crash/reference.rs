@@ -133,15 +133,28 @@ impl Reference {
     /// is in the way and nothing happens.
     pub(crate) fn rolled_back(&self, undone: &[Done]) -> Option<Self> {
         let mut next = self.clone();
+        let is_undone = |path: &&String| !self.is_let_go(path, undone);
         for done in undone.iter().rev() {
-            done.moved().for_each(|path| set(&mut next.live, path, done.before.live.get(path)));
-            done.touched().for_each(|path| set(&mut next.owned, path, done.before.owned.get(path)));
+            done.moved()
+                .filter(is_undone)
+                .for_each(|path| set(&mut next.live, path, done.before.live.get(path)));
+            done.touched()
+                .filter(is_undone)
+                .for_each(|path| set(&mut next.owned, path, done.before.owned.get(path)));
         }
         let deleted = self.live.keys().filter(|path| !next.live.contains_key(*path)).cloned().collect();
         let mut made = next.live.keys().filter(|path| !self.live.contains_key(*path));
         let has_place =
             |path: &String| !self.blocks(path, &deleted) && above(path).all(|at| !next.live.contains_key(at));
         if made.all(has_place) { Some(next) } else { None }
+    }
+
+    /// Whether the file at `path` is not the engine's, nor what the newest transaction left there.
+    fn is_let_go(&self, path: &str, undone: &[Done]) -> bool {
+        let newest = undone.iter().rev().find(|done| done.touched().any(|touched| touched == path));
+        let is_left =
+            |done: &Done| done.moved().any(|moved| moved == path) && !done.after.owned.contains_key(path);
+        self.live.contains_key(path) && !self.owned.contains_key(path) && !newest.is_some_and(is_left)
     }
 
     /// The contents that are there now and would not be there any more.

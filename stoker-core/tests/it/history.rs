@@ -67,6 +67,25 @@ fn the_way_back_leaves_alone_what_others_made_since() {
 }
 
 #[test]
+fn the_way_back_leaves_alone_what_the_engine_was_told_to_let_go() {
+    let mut world = World::new();
+    world.sync(&Tree::of([("k", "1"), ("d/x", "1"), ("d/y", "1")]), "1");
+    world.sync(&Tree::of([("k", "2"), ("d/x", "2"), ("d/y", "2")]), "2");
+    world.spec.excludes = vec!["d/x".into()];
+    world.sync(&Tree::of([("k", "3"), ("d/x", "3"), ("d/y", "2")]), "3");
+    // Without a transaction: there is nothing to write.
+    world.spec.excludes = vec!["d/".into()];
+    world.sync(&Tree::of([("k", "3"), ("d/x", "3"), ("d/y", "3")]), "3");
+    world.write("d/x", "local");
+    world.write("d/y", "local");
+    for target in [2, 1] {
+        world.engine().begin(false).unwrap().rollback(Some(target)).unwrap();
+        assert_eq!([&world.files()["d/x"], &world.files()["d/y"]], ["local"; 2], "before {target}");
+    }
+    assert!(!world.files().contains_key("k"), "the rest is undone");
+}
+
+#[test]
 fn the_way_back_leaves_what_others_files_need_by_now() {
     let mut world = World::new();
     world.spec.needed_while_filled = vec!["/sets/*/set.json".into()];

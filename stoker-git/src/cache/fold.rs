@@ -10,20 +10,19 @@ use super::io_error;
 use super::objects::{Objects, corrupt};
 use crate::error::GitError;
 
-/// More than this in small packs is not packed again: libgit2 looks for deltas anew, which costs more than fetching.
-const MAX_BYTES: u64 = 64 << 20;
+/// More than this, uncompressed, is not packed again: libgit2 looks for deltas anew, in several times the memory.
+const MAX_BYTES: usize = 8 << 20;
+/// There when a process has begun to fold, and still there when it did not live to the end: not again, then.
+const BEGUN: &str = "fold-begun";
 
 /// Gives `new`, which is empty, all that `old` has: the largest pack as it is, the objects of all others in one.
 pub(super) fn fold(old: &Generation, new: &Generation) -> Result<(), GitError> {
     let failed = |e: io::Error| io_error(new.path(), &e);
+    std::fs::File::create_new(old.path().join(BEGUN)).map_err(failed)?;
     let mut packs: Vec<_> =
         old.packs().into_iter().filter_map(|path| Some((path.metadata().ok()?.len(), path))).collect();
     packs.sort_unstable();
     let Some((_, largest)) = packs.pop() else { return Ok(()) };
-    let small: u64 = packs.iter().map(|(size, _)| size).sum();
-    if small > MAX_BYTES {
-        return Err(failed(io::ErrorKind::FileTooLarge.into()));
-    }
     for file in [largest.with_extension("idx"), largest] {
         link_into(&file, &new.pack_dir()).map_err(failed)?;
     }
@@ -53,6 +52,13 @@ fn pack_the_rest(old: &Objects, new: &Objects, pack_dir: &Path) -> Result<(), gi
         }
         true
     })?;
+    let mut bytes = 0;
+    for id in &missing {
+        bytes += all.read_header(*id)?.0;
+        if bytes > MAX_BYTES {
+            return Err(git2::Error::from_str("too much to pack again"));
+        }
+    }
     let mut builder = old.repository().packbuilder()?;
     builder.set_threads(1);
     for id in missing {

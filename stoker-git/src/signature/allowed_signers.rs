@@ -99,7 +99,18 @@ impl AllowedSigner {
             Some((name, value)) => (name, Some(value.trim_matches('"'))),
             None => (option, None),
         };
-        match (name.to_ascii_lowercase().as_str(), value) {
+        let name = name.to_ascii_lowercase();
+        let is_set = match name.as_str() {
+            "cert-authority" => self.authority,
+            "namespaces" => self.namespaces.is_some(),
+            "valid-after" => self.valid_after.is_some(),
+            "valid-before" => self.valid_before.is_some(),
+            _ => false,
+        };
+        if is_set {
+            return Err(format!("the option {name} is there twice; write it once"));
+        }
+        match (name.as_str(), value) {
             ("cert-authority", None) => self.authority = true,
             ("namespaces", Some(value)) => self.namespaces = Some(value.to_owned()),
             ("valid-after", Some(value)) => self.valid_after = Some(time(value)?),

@@ -52,22 +52,40 @@ pub(super) fn judge(keys: &[Key], payload: &[u8], signature: &[u8], now: i64) ->
         let hash = signature.hash_alg().map(|h| h.to_string()).unwrap_or_default();
         return Err(bad(format!("its signature uses the hash {hash}, which proves nothing any more")));
     }
-    let Some((key, component)) = keys.iter().find_map(|key| Some((key, key.made(&signature)?))) else {
+    // One key may be listed in several copies, of several ages, and a short id may be that of several keys.
+    let named: Vec<_> = keys.iter().filter_map(|key| Some((key, key.made(&signature)?))).collect();
+    let Some((first, _)) = named.first() else {
         return Err(Refusal::new(
             Problem::UnknownKey,
             format!("it is signed by the OpenPGP key {}, which is not listed", issuer(&signature)),
         ));
     };
-    let signer = key.signer();
-    let fits = match component {
-        Component::Primary => signature.verify(&key.key.primary_key, payload),
-        Component::Subkey(subkey) => signature.verify(&subkey.key, payload),
-    };
-    if fits.is_err() {
+    let mut judged = Vec::new();
+    for (key, component) in &named {
+        let fits = match component {
+            Component::Primary => signature.verify(&key.key.primary_key, payload),
+            Component::Subkey(subkey) => signature.verify(&subkey.key, payload),
+        };
+        if fits.is_err() {
+            continue;
+        }
+        let signer = key.signer();
+        let fingerprint = key.key.primary_key.fingerprint();
+        let mut copies = keys.iter().filter(|copy| copy.key.primary_key.fingerprint() == fingerprint);
+        if copies.any(Key::is_revoked) {
+            return Err(Refusal::new(Problem::RevokedKey, format!("the OpenPGP key of {signer} is revoked")));
+        }
+        judged.push(key.judge(*component, &signature, now, &signer).map(|()| signer));
+    }
+    // What one copy revokes, no other brings back; where one says "expired", a newer one may know of a later end.
+    let is_revoked =
+        |result: &Result<Signer, Refusal>| result.as_ref().is_err_and(|e| e.problem == Problem::RevokedKey);
+    let decisive = judged.iter().position(is_revoked).or_else(|| judged.iter().position(Result::is_ok));
+    if judged.is_empty() {
+        let signer = first.signer();
         return Err(bad(format!("the signature by {signer} does not fit: what it signed was changed")));
     }
-    key.judge(component, &signature, now, &signer)?;
-    Ok(signer)
+    judged.swap_remove(decisive.unwrap_or_default())
 }
 
 /// The key that made a signature.
@@ -93,7 +111,13 @@ impl Key {
         Signer { name: printable(&name.unwrap_or_else(|| "a key without a name".to_owned()), 200), key }
     }
 
-    /// Whether the key may be used for this, now.
+    fn is_revoked(&self) -> bool {
+        let revocations = &self.key.details.revocation_signatures;
+        let is_revocation = |s: &Signature| s.typ() == Some(SignatureType::KeyRevocation);
+        revocations.iter().any(|s| is_revocation(s) && s.verify_key(&self.key.primary_key).is_ok())
+    }
+
+    /// Whether the key, which is not revoked, may be used for this, now.
     fn judge(
         &self,
         component: Component<'_>,
@@ -103,11 +127,6 @@ impl Key {
     ) -> Result<(), Refusal> {
         let refuse = |problem, detail: String| Err(Refusal::new(problem, detail));
         let primary = &self.key.primary_key;
-        let revocations = &self.key.details.revocation_signatures;
-        let is_revocation = |s: &Signature| s.typ() == Some(SignatureType::KeyRevocation);
-        if revocations.iter().any(|s| is_revocation(s) && s.verify_key(primary).is_ok()) {
-            return refuse(Problem::RevokedKey, format!("the OpenPGP key of {signer} is revoked"));
-        }
         let Some(own) = self.self_signature() else {
             let detail = format!("the OpenPGP key of {signer} has no valid signature by itself");
             return refuse(Problem::UnknownKey, detail);

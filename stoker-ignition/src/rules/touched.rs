@@ -123,6 +123,9 @@ pub struct Touched {
     /// Whether the last change of a project's `project.json` left one there.
     #[serde(default)]
     project_file: BTreeMap<String, bool>,
+    /// Resources whose last change deleted them: nobody expects them to be there.
+    #[serde(default)]
+    gone: BTreeMap<ResourceType, BTreeSet<String>>,
 }
 
 impl Touched {
@@ -164,7 +167,16 @@ impl Touched {
         self.folders.extend(other.folders);
         self.project_file.extend(other.project_file);
         for (resource_type, names) in other.resources {
+            if let Some(gone) = self.gone.get_mut(&resource_type) {
+                gone.retain(|name| !names.contains(name));
+            }
             self.resources.entry(resource_type).or_default().extend(names);
+        }
+        for (resource_type, gone) in other.gone {
+            if let Some(names) = self.resources.get_mut(&resource_type) {
+                names.retain(|name| !gone.contains(name));
+            }
+            self.gone.entry(resource_type).or_default().extend(gone);
         }
     }
 
@@ -198,10 +210,13 @@ impl Touched {
             return;
         }
         let resource_type = ResourceType { module: module.to_owned(), name: name.to_owned() };
-        let names = self.resources.entry(resource_type).or_default();
+        let names = self.resources.entry(resource_type.clone()).or_default();
         // `<name>/<file>`: a named resource. One level less is a singleton, more are folders of resources.
-        if let ([resource, "resource.json" | "config.json"], true) = (rest, written) {
-            names.insert((*resource).to_owned());
+        if let [resource, "resource.json" | "config.json"] = rest {
+            let gone = self.gone.entry(resource_type).or_default();
+            let (to, from) = if written { (names, gone) } else { (gone, names) };
+            from.remove(*resource);
+            to.insert((*resource).to_owned());
         }
     }
 }

@@ -326,6 +326,35 @@ fn history_lists_what_was_replaced_and_rollback_restores_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_rollback_takes_away_is_not_missed_by_the_next_sync() {
+    let (mut bench, gateway) = Bench::with_gateway().await;
+    assert_eq!(bench.sync(&[]).code, 0);
+    let good = bench.repo.head().unwrap();
+    bench
+        .push("projects/two/project.json", "{\"title\": \"Two\", \"enabled\": true, \"inheritable\": false}");
+    let connection = "config/resources/core/ignition/database-connection/db2";
+    bench.push(&format!("{connection}/config.json"), "{}");
+    bench.push(
+        &format!("{connection}/resource.json"),
+        "{\"scope\": \"A\", \"version\": 1, \"files\": [\"config.json\"]}",
+    );
+    let (code, report) = bench.report(&[]);
+    assert_eq!(code, 0, "{report}");
+    assert!(gateway.loaded_projects().loaded.contains_key("two"));
+    for _ in 0..2 {
+        // Back, and forward again by a rollback of the rollback.
+        let back = crate::bench::stoker(&["rollback", "--data-dir", bench.data().to_str().unwrap()]);
+        assert_eq!(back.code, 0, "{}", back.err);
+        let there = bench.data().join("projects/two").exists();
+        bench.config["git"]["ref"] = json!(if there { bench.repo.head().unwrap() } else { good.clone() });
+        let (code, report) = bench.report(&[]);
+        assert_eq!((code, report["changes"].as_array().map(Vec::len)), (0, Some(0)), "{report}");
+        assert_eq!(gateway.loaded_projects().loaded.contains_key("two"), there);
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_rolled_back_to_is_loaded_by_the_next_sync_that_stays_there() {
     let (mut bench, gateway) = Bench::with_gateway().await;
     assert_eq!(bench.sync(&[]).code, 0);
