@@ -152,7 +152,7 @@ pub enum GitError {
         limit: Duration,
     },
     /// There is no such branch or tag.
-    #[error("no branch or tag {name:?} in {url}{}", suggestion(near))]
+    #[error("no branch or tag {name:?} in {url}{}", suggestion(name, near))]
     RefNotFound {
         /// The repository.
         url: String,
@@ -518,8 +518,12 @@ fn state(commit: &Option<CommitId>) -> String {
     commit.map_or_else(|| "absent".to_owned(), |commit| format!("at {}", commit.short()))
 }
 
-fn suggestion(near: &[String]) -> String {
+fn suggestion(name: &str, near: &[String]) -> String {
+    let is_short_id = (4..40).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_hexdigit());
     match near {
+        [] if is_short_id => {
+            "; a commit that is at the tip of nothing is named by all 40 digits of its id".to_owned()
+        }
         [] => String::new(),
         [one] => format!("; did you mean {one:?}?"),
         several => format!("; did you mean one of {several:?}?"),
@@ -536,11 +540,13 @@ mod tests {
 
     #[test]
     fn the_near_names_are_in_the_sentence() {
-        let error = |near: &[&str]| GitError::RefNotFound {
+        let named = |name: &str, near: &[&str]| GitError::RefNotFound {
             url: "https://h/a".into(),
-            name: "mian".into(),
+            name: name.into(),
             near: near.iter().map(|n| (*n).to_owned()).collect(),
         };
+        let error = |near| named("mian", near);
+        assert!(named("d49aa9e", &[]).to_string().ends_with("named by all 40 digits of its id"));
         assert_eq!(
             error(&["main"]).to_string(),
             "no branch or tag \"mian\" in https://h/a; did you mean \"main\"?"

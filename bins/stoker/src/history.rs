@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde_json::json;
-use stoker_core::{ActionKind, Engine, Past, PastChange, PastContent};
+use stoker_core::{ActionKind, Cause, Engine, Past, PastChange, PastContent};
 use stoker_k8s::gateway_sync::GatewaySync;
 
 use crate::cli;
@@ -96,7 +96,8 @@ fn changes(args: &cli::History, engine: &Engine, after: u64, to: u64) -> Result<
 pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
     let engine = Engine::open(&args.data_dir)?;
     // A session would make its state, in whatever directory was named by mistake.
-    if engine.head()?.is_none() && engine.history()?.is_empty() {
+    let history = engine.history()?;
+    if engine.head()?.is_none() && history.is_empty() {
         let text = format!(
             "{} has no history: no sync has written there; write the data directory of a gateway that Stoker keeps",
             args.data_dir.display()
@@ -111,8 +112,18 @@ pub(crate) fn rollback(args: &cli::Rollback) -> Result<u8> {
     } else {
         let now = if past.to.is_empty() { "before the first sync" } else { short(&past.to) };
         let files = output::counted(past.changes.len(), "file");
+        let target = args.to.or_else(|| history.last().map(|newest| newest.transaction));
+        let undone = history.iter().find(|past| Some(past.transaction) == target);
+        let what = match undone {
+            // The commit was and is live; what differs from it is back.
+            Some(undone) if undone.cause == Cause::Drift => format!(
+                "Undid from transaction {} on, a repair of drift: files are again as somebody had changed them on {now}",
+                undone.transaction
+            ),
+            _ => format!("Back to {now}"),
+        };
         output::print(&format!(
-            "Back to {now}, as transaction {}: {files} changed.\nThe gateway loads them at its next scan; the next `stoker sync` asks for one.\n",
+            "{what}, as transaction {}: {files} changed.\nThe gateway loads them at its next scan; the next `stoker sync` asks for one.\n",
             past.transaction
         ))?;
     }

@@ -240,6 +240,10 @@ mod tests {
             (KEY.to_owned(), "line 2: it begins with the key type \"ssh-ed25519\""),
             (format!("ada no-such-option {KEY}"), "the option \"no-such-option\""),
             (format!("ada valid-before=\"soon\" {KEY}"), "the time \"soon\""),
+            (
+                format!("ada valid-before=\"20200101\",valid-before=\"20990101\" {KEY}"),
+                "valid-before is there twice",
+            ),
             (format!("ada valid-before=\"20251301\" {KEY}"), "the time \"20251301\""),
             ("ada ssh-ed25519 AAAA".to_owned(), "no public key that can be read"),
             ("ada".to_owned(), "no public key"),

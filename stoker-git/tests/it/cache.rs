@@ -176,6 +176,32 @@ async fn packs_that_cannot_be_folded_are_fetched_anew() {
     read_all(&source, RelPath::ROOT).unwrap();
 }
 
+/// A8. A fold that was killed on the way, for want of memory or time, is not begun again; and what would take much of
+/// either is fetched instead.
+#[tokio::test]
+async fn a_fold_that_was_killed_or_would_be_large_is_a_fetch() {
+    for (what, content) in [("killed", noise(1000)), ("large", "[0, 0, 0, 0]\n".repeat(1_000_000))] {
+        let plant = Plant::new();
+        plant.commit(&[("first", &noise(300_000))], "1");
+        plant.push(&["main"]);
+        let mut limits = Limits::default();
+        limits.max_packs = 2;
+        let (git, remote, cache) = (client().with_limits(limits), remote_of(&plant), plant.cache("a"));
+        sync(&git, &remote, "main", &cache).await;
+        plant.commit(&[("a", &content)], "2");
+        plant.push(&["main"]);
+        sync(&git, &remote, "main", &cache).await;
+        if what == "killed" {
+            fs::write(cache.dir().join("g1/fold-begun"), "").unwrap();
+        }
+        let commit = plant.change("3");
+        let fetched = git.fetch(&remote, &cache, &Wanted::commit(commit)).await.unwrap();
+        assert!(fetched.report.rebuilt, "{what}");
+        assert_eq!(read(&fetched.source, "projects/line/view.json"), "3", "{what}");
+        assert_eq!(packs(&cache).len(), 1, "{what}");
+    }
+}
+
 /// I7 of `failures.md`.
 #[tokio::test]
 async fn a_cache_does_not_outgrow_twice_its_repository() {

@@ -178,7 +178,8 @@ async fn a_forge_that_asks_for_patience_is_not_asked_before() {
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
-/// A host that accepts and never answers, with more repositories than there are slots.
+/// A host that accepts and never answers, with more repositories than there are slots; and a proxy that does so, on the
+/// way to the very host that others wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_does_not_answer_delays_no_other() {
     let plant = Plant::new();
@@ -191,8 +192,16 @@ async fn a_host_that_does_not_answer_delays_no_other() {
             let refs = Arc::clone(&refs);
             // Another name than that of the host that works.
             let url = url_of(&format!("http://localhost:{port}/{n}.git"));
+            let proxy = format!("http://localhost:{port}").parse().unwrap();
+            let (url, access) = match n % 2 {
+                0 => (url, Access::default()),
+                _ => (
+                    url_of(&server.url(&format!("{n}.git"))),
+                    Access { proxy: Some(proxy), ..Access::default() },
+                ),
+            };
             tokio::spawn(async move {
-                refs.resolve(&url, &Access::default(), &spec("main"), now()).await;
+                refs.resolve(&url, &access, &spec("main"), now()).await;
             })
         })
         .collect();

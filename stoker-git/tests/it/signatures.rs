@@ -357,6 +357,9 @@ async fn openpgp_signatures_count_and_the_five_ways_not_to_are_told_apart() {
         (weak, trusted.clone(), "BadSignature", "SHA1"),
         (expired, trust(&[&old_public]), "SigningKeyExpired", "Old <old@plant.example>"),
         (revoked, trust(&[&gone_public]), "SigningKeyRevoked", "Gone <gone@plant.example>"),
+        // An older copy of the key does not know of that, wherever it stands.
+        (revoked, trust(&[&before, &gone_public]), "SigningKeyRevoked", "Gone <gone@plant.example>"),
+        (revoked, trust(&[&format!("{before}\n{gone_public}")]), "SigningKeyRevoked", "Gone"),
     ] {
         let (found, text) = head(&plant, commit, &keys).await.unwrap_err();
         assert_eq!(found, category, "{text}");

@@ -49,6 +49,21 @@ fn drift_that_is_put_back_says_where_the_changed_content_went() {
 }
 
 #[test]
+fn the_way_back_from_a_repair_of_drift_is_not_called_the_commit() {
+    let bench = Bench::new();
+    assert_eq!(bench.sync(&[]).code, 0);
+    std::fs::write(bench.data().join(VIEW), "{\"theirs\": true}").unwrap();
+    assert_eq!(bench.sync(&[]).code, 0);
+    let back = stoker(&["rollback", "--data-dir", bench.data().to_str().unwrap()]);
+    assert!(
+        back.out.starts_with("Undid from transaction 2 on, a repair of drift: files are again as"),
+        "{}",
+        back.out
+    );
+    assert_eq!(bench.live(VIEW), "{\"theirs\": true}");
+}
+
+#[test]
 fn the_same_failure_is_said_once_while_watching() {
     let mut bench = Bench::new();
     assert_eq!(bench.sync(&[]).code, 0);
