@@ -100,7 +100,7 @@ impl GithubApp {
 mod tests {
     use super::*;
 
-    fn app(private_key: &str) -> GithubApp {
+    pub(super) fn app(private_key: &str) -> GithubApp {
         GithubApp {
             app_id: 12,
             installation_id: 34,

@@ -16,6 +16,8 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
+use crate::glob;
+
 /// A public key that an ssh host identifies itself with.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct HostKey {
@@ -284,53 +286,13 @@ impl HostPattern {
     /// Whether `name` (lower case, `host` or `[host]:port`) is meant.
     fn matches(&self, name: &str) -> bool {
         match self {
-            Self::Plain(patterns) => {
-                let mut matched = false;
-                for pattern in patterns {
-                    if let Some(negated) = pattern.strip_prefix('!') {
-                        if glob(negated, name) {
-                            return false;
-                        }
-                    } else {
-                        matched |= glob(pattern, name);
-                    }
-                }
-                matched
-            }
+            Self::Plain(patterns) => glob::lists(patterns.iter().map(String::as_str), name),
             Self::Hashed { salt, hash } => {
                 let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, salt);
                 ring::hmac::verify(&key, name.as_bytes(), hash).is_ok()
             }
         }
     }
-}
-
-/// Patterns of known_hosts: `*` stands for any characters, `?` for one; brackets are literal.
-fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(c) if *c == b'?' || *c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                // Let the last star swallow one more character.
-                Some((at, from)) => {
-                    star = Some((at, from + 1));
-                    p = at + 1;
-                    t = from + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == b'*')
 }
 
 #[cfg(test)]

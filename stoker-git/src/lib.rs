@@ -86,6 +86,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod github_app;
+mod glob;
 pub mod hostkeys;
 mod libgit2;
 pub mod limits;

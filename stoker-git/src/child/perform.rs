@@ -5,6 +5,8 @@ mod tag;
 
 use std::path::Path;
 
+use git2::Odb;
+
 use super::message::{Answer, FetchReport, Request, Task, WireToken};
 use crate::advertisement::Advertisement;
 use crate::cache::generation::Generation;
@@ -12,8 +14,9 @@ use crate::cache::layout::{self, WriteLock};
 use crate::cache::objects::{Objects, PackWriter};
 use crate::credentials::{Access, Credentials};
 use crate::error::GitError;
+use crate::limits::Limits;
 use crate::local::LocalRepository;
-use crate::object_id::CommitId;
+use crate::object_id::{CommitId, ObjectId};
 use crate::transport::{self, AppToken, Destination};
 use crate::url::{Protocol, RemoteUrl};
 use crate::wire::fetch::{Fetched, Want};
@@ -99,21 +102,26 @@ impl Work<'_> {
                 connection.goodbye();
                 Ok(advertisement)
             }
-            None => Err(GitError::Protocol { url, detail: "its greeting has no end".to_owned() }),
+            None => Err(endless(&url)),
         }
     }
 
-    /// Connects and reads what the server says first.
+    /// Connects and listens.
     fn greet(
         &self,
         version: Version,
         bounds: Bounds,
     ) -> Result<(Box<dyn Connection>, Option<Greeting>), GitError> {
         let mut connection = transport::open(&self.destination(), Service::UploadPack(version))?;
+        let greeting = self.listen(&mut *connection, bounds)?;
+        Ok((connection, greeting))
+    }
+
+    /// Reads what the server says first; `None` when that is more than was asked for.
+    fn listen(&self, connection: &mut dyn Connection, bounds: Bounds) -> Result<Option<Greeting>, GitError> {
         match greeting::read(connection.greeting()?, &self.url.to_string(), bounds) {
-            Ok(greeting) => Ok((connection, greeting)),
             Err(error @ GitError::Protocol { .. }) => Err(connection.complaint().unwrap_or(error)),
-            Err(error) => Err(error),
+            read => read,
         }
     }
 
@@ -165,29 +173,15 @@ impl Work<'_> {
         commit: &CommitId,
         hint: Option<&str>,
     ) -> Result<Fetched, GitError> {
-        let url = self.url.to_string();
-        let have = generation.haves();
-        let known = have.first().copied();
-        let objects = Objects::open(&generation.objects_dir())?;
-        let base = objects
-            .repository()
-            .odb()
-            .map_err(|e| crate::cache::objects::corrupt(&generation.path().display().to_string(), &e))?;
-        let limit = self.request.limits.max_transfer_bytes;
-        let mut writer = PackWriter::new(generation, &base, &url, *commit, limit)?;
-        let fetched = if self.url.protocol() == Protocol::File {
-            let shallow = LocalRepository::open(self.url)?.copy(commit, &base, &mut writer)?;
-            Fetched { shallow, bytes: writer.written(), ..Fetched::default() }
-        } else {
-            let (shallow, patience) = (generation.shallow(), self.request.limits.stall_timeout);
-            let want = Want { commit: *commit, hint: hint.map(str::to_owned), have, shallow, patience };
-            self.ask(&want, &url, &mut writer)?
-        };
-        writer.finish()?;
+        let known = generation.haves().first().copied();
+        let fetched = self.receive(generation, commit, hint, |mirror, base, writer| {
+            let shallow = mirror.copy(commit, base, writer)?;
+            Ok(Fetched { shallow, bytes: writer.written(), ..Fetched::default() })
+        })?;
         // A server may send something else than what was asked for, and all is well as far as the pack goes.
         let objects = Objects::open(&generation.objects_dir())?;
         if !objects.has(commit) {
-            return Err(GitError::CommitNotFound { url, commit: *commit });
+            return Err(GitError::CommitNotFound { url: self.url.to_string(), commit: *commit });
         }
         objects.verify(commit, known.as_ref())?;
         generation
@@ -196,15 +190,43 @@ impl Work<'_> {
         Ok(fetched)
     }
 
+    /// Brings one object, and what belongs to it, into the cache as a pack; `copy` does so from a mirror.
+    fn receive(
+        &self,
+        generation: &Generation,
+        wanted: &ObjectId,
+        hint: Option<&str>,
+        copy: impl FnOnce(&LocalRepository, &Odb<'_>, &mut PackWriter<'_>) -> Result<Fetched, GitError>,
+    ) -> Result<Fetched, GitError> {
+        let url = self.url.to_string();
+        let objects = Objects::open(&generation.objects_dir())?;
+        let base = objects
+            .repository()
+            .odb()
+            .map_err(|e| crate::cache::objects::corrupt(&generation.path().display().to_string(), &e))?;
+        let Limits { max_transfer_bytes: limit, stall_timeout: patience, .. } = self.request.limits;
+        let mut writer = PackWriter::new(generation, &base, &url, *wanted, limit)?;
+        let fetched = if self.url.protocol() == Protocol::File {
+            copy(&LocalRepository::open(self.url)?, &base, &mut writer)?
+        } else {
+            let (have, shallow) = (generation.haves(), generation.shallow());
+            let want = Want { commit: *wanted, hint: hint.map(str::to_owned), have, shallow, patience };
+            self.ask(&want, &url, &mut writer)?
+        };
+        writer.finish()?;
+        Ok(fetched)
+    }
+
     /// Asks a server for one object and what belongs to it.
     fn ask(&self, want: &Want, url: &str, sink: &mut PackWriter<'_>) -> Result<Fetched, GitError> {
         let (mut connection, greeting) = self.greet(Version::V2, Bounds::none(want.patience))?;
-        let Some(greeting) = greeting else {
-            let (url, detail) = (url.to_owned(), "its greeting has no end".to_owned());
-            return Err(GitError::Protocol { url, detail });
-        };
+        let greeting = greeting.ok_or_else(|| endless(url))?;
         wire::fetch::run(&mut *connection, &greeting, want, url, sink)
     }
+}
+
+fn endless(url: &str) -> GitError {
+    GitError::Protocol { url: url.to_owned(), detail: "its greeting has no end".to_owned() }
 }
 
 fn report(fetched: &Fetched, rebuilt: bool) -> FetchReport {

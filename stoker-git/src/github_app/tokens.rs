@@ -102,16 +102,8 @@ fn digest_of(bytes: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::app;
     use super::*;
-
-    fn app(private_key: &str) -> GithubApp {
-        GithubApp {
-            app_id: 12,
-            installation_id: 34,
-            private_key: private_key.into(),
-            api_base_url: "https://api.github.com".into(),
-        }
-    }
 
     async fn ask(tokens: &AppTokens, app: &GithubApp, fresh: &str, lasts: u64) -> String {
         let exchange = async { Ok((Secret::from(fresh), Duration::from_secs(lasts))) };

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 use ssh_key::PublicKey;
 use ssh_key::public::KeyData;
 
+use crate::glob;
 use crate::text::printable;
 
 /// One line.
@@ -24,12 +25,12 @@ pub(super) struct AllowedSigner {
 impl AllowedSigner {
     /// Whether it may sign for this purpose.
     pub(super) fn allows(&self, namespace: &str) -> bool {
-        self.namespaces.as_deref().is_none_or(|patterns| matches_list(patterns, namespace))
+        self.namespaces.as_deref().is_none_or(|patterns| glob::lists(patterns.split(','), namespace))
     }
 
     /// Whether it speaks for this name.
     pub(super) fn is(&self, principal: &str) -> bool {
-        matches_list(&self.principals, principal)
+        glob::lists(self.principals.split(','), principal)
     }
 }
 
@@ -100,21 +101,11 @@ impl AllowedSigner {
             None => (option, None),
         };
         let name = name.to_ascii_lowercase();
-        let is_set = match name.as_str() {
-            "cert-authority" => self.authority,
-            "namespaces" => self.namespaces.is_some(),
-            "valid-after" => self.valid_after.is_some(),
-            "valid-before" => self.valid_before.is_some(),
-            _ => false,
-        };
-        if is_set {
-            return Err(format!("the option {name} is there twice; write it once"));
-        }
-        match (name.as_str(), value) {
-            ("cert-authority", None) => self.authority = true,
-            ("namespaces", Some(value)) => self.namespaces = Some(value.to_owned()),
-            ("valid-after", Some(value)) => self.valid_after = Some(time(value)?),
-            ("valid-before", Some(value)) => self.valid_before = Some(time(value)?),
+        let was_set = match (name.as_str(), value) {
+            ("cert-authority", None) => std::mem::replace(&mut self.authority, true),
+            ("namespaces", Some(value)) => self.namespaces.replace(value.to_owned()).is_some(),
+            ("valid-after", Some(value)) => self.valid_after.replace(time(value)?).is_some(),
+            ("valid-before", Some(value)) => self.valid_before.replace(time(value)?).is_some(),
             _ => {
                 return Err(format!(
                     "the option {:?} is none of cert-authority, namespaces=\"...\", valid-after=\"...\" and \
@@ -122,6 +113,9 @@ impl AllowedSigner {
                     printable(option, 60)
                 ));
             }
+        };
+        if was_set {
+            return Err(format!("the option {name} is there twice; write it once"));
         }
         Ok(())
     }
@@ -169,46 +163,6 @@ fn time(text: &str) -> Result<i64, String> {
     let time = DateTime::new(year, part(4, 6), part(6, 8), part(8, 10), part(10, 12), part(12, 14), 0);
     let stamp = time.and_then(|time| TimeZone::UTC.to_timestamp(time));
     stamp.map(|stamp| stamp.as_second()).map_err(|_| bad())
-}
-
-/// Whether a comma-separated list of patterns takes a text: `*` and `?` are wild, and `!` before a pattern excludes.
-fn matches_list(patterns: &str, text: &str) -> bool {
-    let mut found = false;
-    for pattern in patterns.split(',') {
-        match pattern.strip_prefix('!') {
-            Some(pattern) if matches(pattern.as_bytes(), text.as_bytes()) => return false,
-            None if matches(pattern.as_bytes(), text.as_bytes()) => found = true,
-            _ => {}
-        }
-    }
-    found
-}
-
-/// Without recursion: a pattern of many stars must not cost exponential time.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(c) if *c == b'?' || *c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((at, from)) => {
-                    star = Some((at, from + 1));
-                    p = at + 1;
-                    t = from + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == b'*')
 }
 
 #[cfg(test)]
@@ -266,7 +220,7 @@ mod tests {
             ("a*b*c", "axxbxxbc", true),
             ("a*b*c", "axxbxxb", false),
         ] {
-            assert_eq!(matches_list(patterns, text), expected, "{patterns} {text}");
+            assert_eq!(glob::lists(patterns.split(','), text), expected, "{patterns} {text}");
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn judge(keys: &[Key], payload: &[u8], signature: &[u8], now: i64) ->
             format!("it is signed by the OpenPGP key {}, which is not listed", issuer(&signature)),
         ));
     };
-    let mut judged = Vec::new();
+    let mut judged = None;
     for (key, component) in &named {
         let fits = match component {
             Component::Primary => signature.verify(&key.key.primary_key, payload),
@@ -75,17 +75,18 @@ pub(super) fn judge(keys: &[Key], payload: &[u8], signature: &[u8], now: i64) ->
         if copies.any(Key::is_revoked) {
             return Err(Refusal::new(Problem::RevokedKey, format!("the OpenPGP key of {signer} is revoked")));
         }
-        judged.push(key.judge(*component, &signature, now, &signer).map(|()| signer));
+        let result = key.judge(*component, &signature, now, &signer).map(|()| signer);
+        // What one copy revokes, no other brings back; where one says "expired", a newer one may know of a later end.
+        match (&result, &judged) {
+            (Err(why), _) if why.problem == Problem::RevokedKey => return result,
+            (_, None) | (Ok(_), Some(Err(_))) => judged = Some(result),
+            _ => {}
+        }
     }
-    // What one copy revokes, no other brings back; where one says "expired", a newer one may know of a later end.
-    let is_revoked =
-        |result: &Result<Signer, Refusal>| result.as_ref().is_err_and(|e| e.problem == Problem::RevokedKey);
-    let decisive = judged.iter().position(is_revoked).or_else(|| judged.iter().position(Result::is_ok));
-    if judged.is_empty() {
+    judged.unwrap_or_else(|| {
         let signer = first.signer();
-        return Err(bad(format!("the signature by {signer} does not fit: what it signed was changed")));
-    }
-    judged.swap_remove(decisive.unwrap_or_default())
+        Err(bad(format!("the signature by {signer} does not fit: what it signed was changed")))
+    })
 }
 
 /// The key that made a signature.

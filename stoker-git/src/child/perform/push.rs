@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Work;
+use super::{Work, endless};
 use crate::cache::layout;
 use crate::cache::objects::Objects;
 use crate::child::message::PushReport;
@@ -12,7 +12,7 @@ use crate::local::LocalRepository;
 use crate::object_id::CommitId;
 use crate::transport;
 use crate::url::Protocol;
-use crate::wire::greeting::{self, Bounds};
+use crate::wire::greeting::Bounds;
 use crate::wire::push::{Move, Moved, in_a_push};
 use crate::wire::{self, Service};
 
@@ -53,17 +53,8 @@ impl Work<'_> {
     fn push_to_server(&self, wanted: &Move, pack: Vec<u8>, url: &str) -> Result<Moved, GitError> {
         let mut connection = transport::open(&self.destination(), Service::ReceivePack)?;
         let bounds = Bounds::none(self.request.limits.stall_timeout);
-        let greeting = match greeting::read(connection.greeting()?, url, bounds) {
-            Ok(Some(greeting)) => greeting,
-            Ok(None) => {
-                let (url, detail) = (url.to_owned(), "its greeting has no end".to_owned());
-                return Err(GitError::Protocol { url, detail });
-            }
-            Err(error @ GitError::Protocol { .. }) => {
-                return Err(in_a_push(connection.complaint().unwrap_or(error), url));
-            }
-            Err(error) => return Err(in_a_push(error, url)),
-        };
+        let greeting = self.listen(&mut *connection, bounds).map_err(|error| in_a_push(error, url))?;
+        let greeting = greeting.ok_or_else(|| endless(url))?;
         wire::push::run(&mut *connection, &greeting, wanted, pack, url)
     }
 }
