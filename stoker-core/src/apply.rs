@@ -172,8 +172,8 @@ impl<'a> Changes<'a> {
     fn all(self) -> impl Iterator<Item = (&'a RelPathBuf, bool)> {
         self.steps.iter().flat_map(|step| {
             let (first, inside, last) = match step {
-                Step::DirectoryForFile { path, inside, .. } => (Some((path, false)), inside.as_slice(), None),
-                Step::FileForDirectory { path, inside, .. } => (None, inside.as_slice(), Some((path, true))),
+                Step::DirectoryForFile { path, inside, .. } => (Some((path, false)), &inside[..], None),
+                Step::FileForDirectory { path, inside, .. } => (None, &inside[..], Some((path, true))),
                 step => (change(step), &[][..], None),
             };
             first.into_iter().chain(inside.iter().filter_map(change)).chain(last)

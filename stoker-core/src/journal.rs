@@ -114,7 +114,7 @@ pub(crate) enum Step {
         path: RelPathBuf,
         slot: u32,
         before: Option<Box<ManifestEntry>>,
-        inside: Vec<Step>,
+        inside: Box<[Step]>,
     },
     /// A file takes the place of a directory: `inside` deletes files and removes directories, innermost first.
     FileForDirectory {
@@ -122,7 +122,7 @@ pub(crate) enum Step {
         slot: u32,
         entry: Box<ManifestEntry>,
         before: Option<Box<ManifestEntry>>,
-        inside: Vec<Step>,
+        inside: Box<[Step]>,
     },
 }
 
@@ -146,11 +146,11 @@ impl Step {
         let (first, inside, last) = match self {
             Self::DirectoryForFile { path, slot, before, inside } => {
                 let (path, before) = (path.clone(), before.clone());
-                (Some(Self::Delete { path, slot: *slot, before }), inside.as_slice(), None)
+                (Some(Self::Delete { path, slot: *slot, before }), &inside[..], None)
             }
             Self::FileForDirectory { path, slot, entry, before, inside } => {
                 let (path, entry, before) = (path.clone(), entry.clone(), before.clone());
-                (None, inside.as_slice(), Some(Self::Put { path, slot: *slot, entry, before }))
+                (None, &inside[..], Some(Self::Put { path, slot: *slot, entry, before }))
             }
             step => (None, std::slice::from_ref(step), None),
         };
@@ -167,7 +167,7 @@ impl Step {
             Self::FileForDirectory { path, slot, entry, before, inside } => {
                 (None, inside, Some(Self::Put { path, slot, entry, before }))
             }
-            step => (Some(step), Vec::new(), None),
+            step => (Some(step), Box::default(), None),
         };
         first.into_iter().chain(inside).chain(last)
     }

@@ -85,13 +85,21 @@ impl<V> PathMap<V> {
     pub(crate) fn change(&mut self, mut changes: Vec<(RelPathBuf, Option<V>)>) {
         changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         let old = std::mem::take(&mut self.0);
+        changes.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
+        if old.is_empty() {
+            // In place: a first sync has one for every file.
+            self.0 = changes.into_iter().filter_map(|(path, value)| Some((path, value?))).collect();
+            return;
+        }
         self.0.reserve_exact(old.len() + changes.len());
         let mut old = old.into_iter().peekable();
-        let mut changes = changes.into_iter().peekable();
-        while let Some((path, value)) = changes.next() {
-            if changes.peek().is_some_and(|(next, _)| *next == path) {
-                continue;
-            }
+        for (path, value) in changes {
             while let Some(entry) = old.next_if(|(at, _)| *at < path) {
                 self.0.push(entry);
             }

@@ -24,7 +24,7 @@ impl Ground {
     pub(crate) fn survey<V>(root: &Root, steps: &[Step], named: &PathMap<V>) -> io::Result<Self> {
         let mut ground = Self::default();
         let mut known = BTreeSet::new();
-        let mut cursor = root.cursor();
+        let (mut cursor, mut above_cursor) = (root.cursor(), root.cursor());
         for step in steps {
             let Step::Put { path, .. } = step else { continue };
             if cursor.live(path.as_path())? == Live::Directory {
@@ -36,7 +36,7 @@ impl Ground {
                 if !known.insert(above) {
                     break;
                 }
-                if root.cursor().live(above)? != Live::Directory {
+                if above_cursor.live(above)? != Live::Directory {
                     let path = named.path(above).cloned();
                     ground.missing.insert(path.unwrap_or_else(|| above.to_buf()));
                 }
@@ -128,7 +128,7 @@ pub(crate) fn order(
         let mut inside = inner.remove(&path).unwrap_or_default();
         let directories = ground.blocked.get(&path).into_iter().flatten().rev().cloned();
         inside.extend(directories.map(|path| Step::RemoveDirectory { path }));
-        swaps.push(Step::FileForDirectory { path, slot, entry, before, inside });
+        swaps.push(Step::FileForDirectory { path, slot, entry, before, inside: inside.into() });
     }
     let mut ordered = puts;
     ordered.reserve_exact(missing.len() + swaps.len() + rest.len() + outer.len() + empty.len());
