@@ -93,6 +93,17 @@ impl Root {
         self.directory_by_component(path)
     }
 
+    /// As [`Root::directory`]; `None` when there is none that can be reached through directories alone.
+    fn directory_if_any(&self, path: RelPath<'_>) -> io::Result<Option<OwnedFd>> {
+        match self.directory(path) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            // `O_NOFOLLOW | O_DIRECTORY` answers `ENOTDIR` for a link in the last place, `openat2` answers `ELOOP`.
+            Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     fn directory_by_component(&self, path: RelPath<'_>) -> io::Result<OwnedFd> {
         descend(self.fd.as_fd(), path.components())
     }
@@ -107,7 +118,7 @@ impl Root {
 
     /// A cursor that keeps the last directory open, for visits in path order.
     pub(crate) fn cursor(&self) -> Cursor<'_> {
-        Cursor { root: self, at: None }
+        Cursor { root: self, at: None, missing: None }
     }
 }
 
@@ -115,7 +126,9 @@ impl Root {
 #[derive(Debug)]
 pub(crate) struct Cursor<'r> {
     root: &'r Root,
-    at: Option<(RelPathBuf, Option<Rc<OwnedFd>>)>,
+    at: Option<(RelPathBuf, Rc<OwnedFd>)>,
+    /// The outermost directory that the last missing one lacks: a first sync asks for thousands below it.
+    missing: Option<RelPathBuf>,
 }
 
 impl Cursor<'_> {
@@ -125,17 +138,36 @@ impl Cursor<'_> {
         if let Some((at, fd)) = &self.at
             && at.as_path() == parent
         {
-            return Ok(fd.clone());
+            return Ok(Some(fd.clone()));
         }
-        let fd = match self.root.directory(parent) {
-            Ok(fd) => Some(Rc::new(fd)),
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
-            // `O_NOFOLLOW | O_DIRECTORY` answers `ENOTDIR` for a link in the last place, `openat2` answers `ELOOP`.
-            Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => None,
-            Err(e) => return Err(e),
-        };
-        self.at = Some((parent.to_buf(), fd.clone()));
-        Ok(fd)
+        if self.missing.as_ref().is_some_and(|missing| parent.starts_with(missing.as_path())) {
+            return Ok(None);
+        }
+        if let Some(fd) = self.root.directory_if_any(parent)? {
+            let fd = Rc::new(fd);
+            self.at = Some((parent.to_buf(), fd.clone()));
+            return Ok(Some(fd));
+        }
+        let mut missing = parent;
+        for above in parent.ancestors() {
+            if self.root.directory_if_any(above)?.is_some() {
+                break;
+            }
+            missing = above;
+        }
+        self.missing = Some(missing.to_buf());
+        Ok(None)
+    }
+
+    /// The innermost directory above `path` that exists.
+    pub(crate) fn innermost(&mut self, path: RelPath<'_>) -> io::Result<Rc<OwnedFd>> {
+        let mut path = path.to_buf();
+        loop {
+            if let Some(parent) = self.parent(path.as_path())? {
+                return Ok(parent);
+            }
+            path = self.missing.clone().unwrap_or_default();
+        }
     }
 
     /// What is at `path`.
@@ -145,9 +177,15 @@ impl Cursor<'_> {
         live_at(parent.as_fd(), name)
     }
 
-    /// Forgets the directory it holds open, after directories were made or removed.
+    /// Forgets what it knows, after directories were moved or removed.
     pub(crate) fn reset(&mut self) {
         self.at = None;
+        self.missing = None;
+    }
+
+    /// Forgets what is missing, after a directory was made.
+    pub(crate) fn grown(&mut self) {
+        self.missing = None;
     }
 }
 

@@ -29,6 +29,9 @@ use crate::source::ContentId;
 /// The name of the engine's own directory inside the destination. Always protected.
 pub const STATE_DIRECTORY: &str = ".stoker";
 
+/// From this size on a directory is worth making anew: on ext4, of some thousand names.
+const LONG_DIRECTORY_BYTES: u64 = 64 << 10;
+
 /// The highest number of a transaction that is believed: one above it is damage, and counting on from it would end.
 pub(crate) const LAST_TRANSACTION: u64 = 1 << 53;
 
@@ -179,6 +182,22 @@ impl StateDir {
             }
             Err(Errno::EXIST) => Ok(()),
             Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Makes an empty directory anew that has held many names: ext4 never gives their blocks back, and looks through all
+    /// of them whenever the directory is listed. Failing to is no harm: [`StateDir::open_or_make`] makes what is missing.
+    pub(crate) fn renew(&self, path: &str) {
+        let renewed = || -> io::Result<()> {
+            let size = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW)?.st_size;
+            if size as u64 > LONG_DIRECTORY_BYTES {
+                rustix::fs::unlinkat(&self.fd, path, AtFlags::REMOVEDIR)?;
+                self.make_directory(path)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = renewed() {
+            tracing::warn!(%error, path, "cannot make the directory anew");
         }
     }
 
@@ -359,4 +378,30 @@ pub(crate) fn own(parent: BorrowedFd<'_>, name: &str, uid: u32, gid: u32) -> io:
 /// Whether `path` lies in the engine's own directory.
 pub(crate) fn is_own(path: RelPath<'_>) -> bool {
     path.components().next() == Some(STATE_DIRECTORY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_held_thousands_of_names_is_small_again_and_one_with_a_name_in_it_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open_or_make(&Root::open(dir.path()).unwrap()).unwrap();
+        let stage = dir.path().join(STATE_DIRECTORY).join("stage");
+        let inode = || std::os::unix::fs::MetadataExt::ino(&stage.metadata().unwrap());
+        for name in 0..10_000 {
+            std::fs::write(stage.join(name.to_string()), "").unwrap();
+        }
+        let before = inode();
+        state.renew("stage");
+        assert_eq!(inode(), before, "a directory that is not empty was replaced");
+
+        for name in 0..10_000 {
+            std::fs::remove_file(stage.join(name.to_string())).unwrap();
+        }
+        state.renew("stage");
+        let size = stage.metadata().unwrap().len();
+        assert!(size <= LONG_DIRECTORY_BYTES, "still {size} bytes");
+    }
 }

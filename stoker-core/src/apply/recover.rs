@@ -125,6 +125,7 @@ impl Transaction<'_> {
                 Err(e) => return Err(e.into()),
             }
             crate::history::prune(self.state, self.retention)?;
+            self.state.renew("stage");
         }
         Ok(())
     }
@@ -144,6 +145,7 @@ impl Transaction<'_> {
         for name in names(&stage)? {
             remove_tree(stage.as_fd(), &name)?;
         }
+        self.state.renew("stage");
         for name in ["journal.new", "manifest.new", "head.new", "seen.new"] {
             self.state.remove(name)?;
         }

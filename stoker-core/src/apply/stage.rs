@@ -12,7 +12,7 @@ use crate::giving_back::GivingBack;
 use crate::journal::{Step, with_executable};
 use crate::path::RelPath;
 use crate::plan::{Action, ActionKind, Plan, Write};
-use crate::root::live_file;
+use crate::root::{Cursor, live_file};
 use crate::source::Source;
 use crate::spec::SyncSpec;
 use crate::state::{ManifestEntry, own, own_like};
@@ -41,6 +41,7 @@ impl Transaction<'_> {
         let mut steps = Vec::with_capacity(plan.actions.len() + plan.manifest.trees.len());
         let (mut slot, mut staged) = (0, 0);
         let mut budget = spec.limits.max_total_bytes;
+        let mut cursor = self.root.cursor();
         for action in GivingBack::new(std::mem::take(&mut plan.actions)) {
             let path = action.path.clone();
             let before = action.base.clone();
@@ -79,7 +80,7 @@ impl Transaction<'_> {
                     }
                     slot += 1;
                     let one = One { plan, action: &action, write, source, spec, stage: stage.as_fd(), slot };
-                    let mut entry = Box::new(self.stage_one(&one, each)?);
+                    let mut entry = Box::new(self.stage_one(&one, each, &mut cursor)?);
                     budget = budget
                         .checked_sub(entry.stat.size)
                         .ok_or(ApplyError::TooManyBytes { limit: spec.limits.max_total_bytes })?;
@@ -112,7 +113,12 @@ impl Transaction<'_> {
         Ok(order(steps, ground, &plan.manifest, &plan.emptied, &spec.last_in_directory))
     }
 
-    fn stage_one(&self, one: &One<'_>, sync: bool) -> Result<ManifestEntry, ApplyError> {
+    fn stage_one(
+        &self,
+        one: &One<'_>,
+        sync: bool,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<ManifestEntry, ApplyError> {
         let One { plan, action, write, source, spec, stage, slot } = *one;
         let path = action.path.as_path();
         let failed = |e: io::Error| ApplyError::io(path, e);
@@ -126,7 +132,7 @@ impl Transaction<'_> {
             file.write_all(bytes)
         })?
         .map_err(failed)?;
-        self.dress(&file, one).map_err(failed)?;
+        dress(&file, one, cursor).map_err(failed)?;
         if sync {
             file.sync_data().map_err(failed)?;
         }
@@ -139,23 +145,21 @@ impl Transaction<'_> {
             stat: live_file(&stat).id,
         })
     }
+}
 
-    /// Gives a staged file the mode and owner of what it replaces, or the owner of the directory it goes to.
-    fn dress(&self, file: &File, one: &One<'_>) -> io::Result<()> {
-        let is_root = rustix::process::geteuid().is_root();
-        let slot = one.slot.to_string();
-        let (path, executable) = (one.action.path.as_path(), one.write.executable);
-        if let Some(live) = &one.action.live {
-            rustix::fs::fchmod(file, Mode::from_raw_mode(with_executable(live.mode, executable)))?;
-            if is_root {
-                own(one.stage, &slot, live.uid, live.gid)?;
-            }
-        } else if is_root {
-            let above = path.ancestors().find_map(|above| self.root.directory(above).ok());
-            own_like(above.as_ref().map_or(self.root.fd(), AsFd::as_fd), one.stage, &slot)?;
+/// Gives a staged file the mode and owner of what it replaces, or the owner of the directory it goes to.
+fn dress(file: &File, one: &One<'_>, cursor: &mut Cursor<'_>) -> io::Result<()> {
+    let is_root = rustix::process::geteuid().is_root();
+    let slot = one.slot.to_string();
+    if let Some(live) = &one.action.live {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(with_executable(live.mode, one.write.executable)))?;
+        if is_root {
+            own(one.stage, &slot, live.uid, live.gid)?;
         }
-        Ok(())
+    } else if is_root {
+        own_like(cursor.innermost(one.action.path.as_path())?.as_fd(), one.stage, &slot)?;
     }
+    Ok(())
 }
 
 /// One file to be staged.

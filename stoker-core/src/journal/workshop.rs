@@ -88,7 +88,7 @@ impl Workshop<'_> {
     pub(super) fn make_directory(&mut self, path: RelPath<'_>) -> io::Result<()> {
         let (parent, name) = self.place(path)?;
         let made = rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777));
-        self.cursor.reset();
+        self.cursor.grown();
         match made {
             Ok(()) => own_like(parent.as_fd(), parent.as_fd(), name),
             Err(Errno::EXIST) => Ok(()),
