@@ -438,7 +438,7 @@ fn may_be_rotation(error: &GitError) -> bool {
             | GitError::ProxyInvalid { .. }
             | GitError::ProxyRefused { .. }
             | GitError::HostKeyUnknown { .. }
-            | GitError::HostCertificateUnsupported { .. }
+            | GitError::HostCertificateRefused { .. }
             | GitError::HostKeyChanged { .. }
             | GitError::TlsUntrusted { .. }
             | GitError::RepositoryNotFound { .. }

@@ -73,13 +73,15 @@ pub enum GitError {
         /// The known_hosts line for the offered key.
         line: String,
     },
-    /// known_hosts trusts an authority for this ssh host, whose certificates are not understood, and no key of its own.
+    /// known_hosts trusts an authority for this ssh host, and the host has no certificate of it that does.
     #[error(
-        "known_hosts names only an authority (@cert-authority) for {host}, and host certificates are not supported; the host offered {fingerprint}; if that is right, add to known_hosts: {line}"
+        "known_hosts trusts an authority (@cert-authority) for {host}, but {why}; the host offered {fingerprint}; if that is right all the same, add to known_hosts: {line}"
     )]
-    HostCertificateUnsupported {
+    HostCertificateRefused {
         /// The host, as known_hosts writes it.
         host: String,
+        /// What is wanting.
+        why: String,
         /// The fingerprint of the key that was offered.
         fingerprint: String,
         /// The known_hosts line for that key.
@@ -428,7 +430,7 @@ impl Fault for GitError {
             Self::ProxyInvalid { .. } => "ProxyInvalid",
             Self::ProxyRefused { .. } => "ProxyAuthenticationFailed",
             Self::ClockWrong { .. } => "ClockWrong",
-            Self::HostKeyUnknown { .. } | Self::HostCertificateUnsupported { .. } => "HostKeyUnknown",
+            Self::HostKeyUnknown { .. } | Self::HostCertificateRefused { .. } => "HostKeyUnknown",
             Self::HostKeyChanged { .. } => "HostKeyChanged",
             Self::HostKeyRevoked { .. } => "HostKeyRevoked",
             Self::RepositoryNotFound { .. } => "RepositoryNotFound",
@@ -468,7 +470,7 @@ impl Fault for GitError {
     fn retry(&self) -> Retry {
         match self {
             Self::HostKeyUnknown { .. }
-            | Self::HostCertificateUnsupported { .. }
+            | Self::HostCertificateRefused { .. }
             | Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
             | Self::HostForbidden { .. }

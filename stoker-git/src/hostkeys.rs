@@ -5,10 +5,10 @@
 //! program asks for that ([`Git::with_accept_new`](crate::Git::with_accept_new)).
 //!
 //! What of `sshd(8)`, "SSH_KNOWN_HOSTS FILE FORMAT", is understood: several hosts, patterns, exceptions, ports, hashed
-//! hosts and `@revoked`. libssh2 knows no host certificates, so an authority (`@cert-authority`) makes no host known; that
-//! one is named for a host is told to whoever wonders why it is not.
+//! hosts, `@revoked` and `@cert-authority`, which trusts the hosts whose keys that authority has signed.
 
 mod builtin;
+pub(crate) mod certificate;
 pub(crate) mod remembered;
 
 use std::fmt;
@@ -62,8 +62,13 @@ pub enum HostKeyVerdict {
         /// Their fingerprints.
         known: Vec<String>,
     },
-    /// It is listed as `@revoked`.
+    /// It is listed as `@revoked`, or its certificate's authority is.
     Revoked,
+    /// An authority is listed for this host, and no certificate of it was shown that is good for this host and time.
+    Uncertified {
+        /// What is wanting.
+        why: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,26 +198,29 @@ impl KnownHosts {
     /// Whether an authority is named that signs the keys of this host.
     #[must_use]
     pub fn names_authority(&self, host: &str, port: u16) -> bool {
+        self.of_host(host, port, Mark::Authority).next().is_some()
+    }
+
+    /// The keys with a mark that are listed for a host, on this port or on any.
+    fn of_host(&self, host: &str, port: u16, mark: Mark) -> impl Iterator<Item = &HostKey> {
         let names = [known_hosts_name(host, port), host.to_owned()].map(|name| name.to_ascii_lowercase());
-        let of_host = |e: &KnownHost| names.iter().any(|name| e.hosts.matches(name));
-        self.entries.iter().any(|e| e.mark == Mark::Authority && of_host(e))
+        let listed = move |e: &&KnownHost| e.mark == mark && names.iter().any(|name| e.hosts.matches(name));
+        self.entries.iter().filter(listed).map(|e| &e.key)
     }
 
     /// What is known of the `key` that `host` offered on `port`.
     #[must_use]
     pub fn judge(&self, host: &str, port: u16, key: &HostKey) -> HostKeyVerdict {
-        let bare = host.to_ascii_lowercase();
-        let name = known_hosts_name(&bare, port);
-        let revoked = |e: &KnownHost| {
-            e.mark == Mark::Revoked && e.key == *key && (e.hosts.matches(&name) || e.hosts.matches(&bare))
-        };
-        if self.entries.iter().any(revoked) {
+        if self.of_host(host, port, Mark::Revoked).any(|revoked| revoked == key) {
             return HostKeyVerdict::Revoked;
         }
         let known: Vec<&HostKey> = self.keys_of(host, port).collect();
         // As ssh does: a key listed for the host without a port is good on any of its ports.
         if known.contains(&key) || self.keys_of(host, 22).any(|k| k == key) {
             return HostKeyVerdict::Known;
+        }
+        if known.is_empty() && self.names_authority(host, port) {
+            return HostKeyVerdict::Uncertified { why: "it shows a key without a certificate".to_owned() };
         }
         if known.is_empty() {
             return HostKeyVerdict::Unknown;

@@ -69,7 +69,6 @@
 //! - `serve`: a git server on loopback for demos and tests.
 //! - `in-process`: lets a test harness, whose `main` is not its own, do without the child. Not for production.
 //! - `signatures`: who signed a commit or tag, by SSH or OpenPGP keys ([`signature`]).
-//! - `vendored-openssl`: links OpenSSL, which libssh2 needs for ssh, statically. (https uses rustls.)
 #![deny(unsafe_code)]
 // The example shows where in `main` the call belongs.
 #![allow(clippy::needless_doctest_main)]

@@ -39,6 +39,14 @@ pub(crate) fn open(to: &Destination<'_>, service: Service) -> Result<Box<dyn Con
 }
 
 impl Destination<'_> {
+    /// What runs only while one waits for it.
+    fn runtime(&self) -> Result<tokio::runtime::Runtime, GitError> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| GitError::Unreachable { host: self.address(), detail: e.to_string() })
+    }
+
     fn host(&self) -> &str {
         self.url.host().unwrap_or_default()
     }

@@ -3,7 +3,6 @@
 //! Nothing is checked out: directories and files are read from the object database when they are asked for, one file at
 //! a time, and every object's content is checked against its id.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::PathBuf;
@@ -34,9 +33,9 @@ pub struct CommitSource {
 
 struct Inner {
     repository: Repository,
-    directories: HashMap<Oid, Arc<Vec<Item>>>,
-    /// Entries in `directories`.
-    cached: usize,
+    /// The directories on the way to what was asked for last, outermost first: who goes through a tree asks for what
+    /// lies in one of them next.
+    way: Vec<(Oid, Arc<[Item]>)>,
 }
 
 /// An entry of a git tree.
@@ -47,8 +46,6 @@ struct Item {
     id: Oid,
 }
 
-/// Entries of directories that stay parsed. One entry takes about 70 bytes.
-const MAX_CACHED_ENTRIES: usize = 20_000;
 /// The default of [`CommitSource::with_max_blob_bytes`].
 const DEFAULT_MAX_BLOB_BYTES: u64 = 256 << 20;
 
@@ -69,7 +66,7 @@ impl CommitSource {
             }
         };
         Ok(Self {
-            inner: Mutex::new(Inner { repository, directories: HashMap::new(), cached: 0 }),
+            inner: Mutex::new(Inner { repository, way: Vec::new() }),
             info,
             max_blob_bytes: DEFAULT_MAX_BLOB_BYTES,
             suspect_mark: generation.suspect_mark(),
@@ -113,7 +110,7 @@ impl CommitSource {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // What a panic can leave behind is a directory that was not added to the cache.
+        // What a panic can leave behind is a shorter way.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -129,11 +126,11 @@ impl CommitSource {
 
     fn find(&self, inner: &mut Inner, path: RelPath<'_>) -> Result<Option<Item>, git2::Error> {
         let mut item = Item { name: Vec::new(), kind: EntryKind::Directory, id: self.root()? };
-        for component in path.components() {
+        for (depth, component) in path.components().enumerate() {
             if item.kind != EntryKind::Directory {
                 return Ok(None);
             }
-            let directory = inner.directory(item.id)?;
+            let directory = inner.directory(depth, item.id)?;
             match directory.binary_search_by(|entry| entry.name.as_slice().cmp(component.as_bytes())) {
                 Ok(at) => item = directory[at].clone(),
                 Err(_) => return Ok(None),
@@ -144,10 +141,12 @@ impl CommitSource {
 }
 
 impl Inner {
-    fn directory(&mut self, id: Oid) -> Result<Arc<Vec<Item>>, git2::Error> {
-        if let Some(known) = self.directories.get(&id) {
+    /// The entries of a directory at some depth, 0 for the root.
+    fn directory(&mut self, depth: usize, id: Oid) -> Result<Arc<[Item]>, git2::Error> {
+        if let Some((_, known)) = self.way.get(depth).filter(|(known, _)| *known == id) {
             return Ok(known.clone());
         }
+        self.way.truncate(depth);
         let tree = self.repository.find_tree(id)?;
         let mut items: Vec<Item> = tree
             .iter()
@@ -159,15 +158,8 @@ impl Inner {
             .collect();
         // Git orders directories as if their names ended with a slash.
         items.sort_by(|a, b| a.name.cmp(&b.name));
-        let items = Arc::new(items);
-        if self.cached + items.len() > MAX_CACHED_ENTRIES {
-            self.directories.clear();
-            self.cached = 0;
-        }
-        if items.len() <= MAX_CACHED_ENTRIES {
-            self.cached += items.len();
-            self.directories.insert(id, items.clone());
-        }
+        let items: Arc<[Item]> = items.into();
+        self.way.push((id, items.clone()));
         Ok(items)
     }
 
@@ -208,7 +200,8 @@ impl Source for CommitSource {
         let Some(directory) = found.filter(|item| item.kind == EntryKind::Directory) else {
             return Err(SourceError::Missing { path: path.to_buf() });
         };
-        let items = inner.directory(directory.id).map_err(|e| self.failed(path, &e))?;
+        let items =
+            inner.directory(path.components().count(), directory.id).map_err(|e| self.failed(path, &e))?;
         items
             .iter()
             .map(|item| {

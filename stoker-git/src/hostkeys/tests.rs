@@ -148,7 +148,7 @@ fn unusable_lines_are_skipped_and_said() {
 }
 
 #[test]
-fn an_authority_makes_no_host_known_but_is_noticed() {
+fn without_a_certificate_an_authority_makes_no_host_known() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "ca", "ed25519");
     let line = key.known_hosts_line("x", 22);
@@ -156,7 +156,9 @@ fn an_authority_makes_no_host_known_but_is_noticed() {
         KnownHosts::parse(&format!("@cert-authority {hosts} {}", line.split_once(' ').unwrap().1))
     };
     let known = ca("*.example.com,[git.example.net]:2222");
-    assert_eq!(known.judge("git.example.com", 22, &key), HostKeyVerdict::Unknown);
+    let uncertified = |verdict| matches!(verdict, HostKeyVerdict::Uncertified { .. });
+    assert!(uncertified(known.judge("git.example.com", 22, &key)));
+    assert_eq!(known.judge("example.org", 22, &key), HostKeyVerdict::Unknown);
     assert!(known.names_authority("git.example.com", 22) && known.names_authority("Git.example.com", 2222));
     assert!(known.names_authority("git.example.net", 2222) && !known.names_authority("git.example.net", 22));
     assert!(!known.names_authority("example.org", 22));

@@ -2,8 +2,7 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use ssh_key::PublicKey;
-use ssh_key::public::KeyData;
+use russh::keys::ssh_key::{self, PublicKey, public::KeyData};
 
 use crate::glob;
 use crate::text::printable;

@@ -1,13 +1,14 @@
 //! Signatures by SSH keys (`PROTOCOL.sshsig` of OpenSSH).
 
 use ring::digest;
+use russh::keys::ssh_key::certificate::{CertType, Certificate};
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::ssh_key::{Algorithm, HashAlg, PublicKey, Signature};
 use signature::Verifier;
-use ssh_key::certificate::{CertType, Certificate};
-use ssh_key::public::KeyData;
-use ssh_key::{Algorithm, EcdsaCurve, HashAlg, PublicKey, Signature};
 
 use super::allowed_signers::AllowedSigner;
 use super::{Problem, Refusal, Signer, armour};
+use crate::hostkeys::certificate::is_sound;
 use crate::text::printable;
 
 /// What the signatures of git are made for.
@@ -67,7 +68,7 @@ pub(super) fn judge(
     // Before it is parsed: the parser takes RSA with SHA-1 for a wrong length.
     let name = string(fields.signature).and_then(|(name, _)| std::str::from_utf8(name).ok());
     let algorithm = Algorithm::new(name.unwrap_or_default()).map_err(|e| unreadable(&e))?;
-    if !counts(&algorithm) {
+    if !is_sound(&algorithm) {
         return Err(bad(format!(
             "the signature by {signer} is made by {algorithm}, which proves nothing any more"
         )));
@@ -159,7 +160,7 @@ fn certified(signers: &[AllowedSigner], certificate: &Certificate, seconds: i64)
     );
     for line in lines {
         // The authority's word first: until then everything in the certificate is anybody's.
-        if !counts(&certificate.signature().algorithm()) || certificate.verify_signature().is_err() {
+        if !is_sound(&certificate.signature().algorithm()) || certificate.verify_signature().is_err() {
             return bad(format!(
                 "the certificate of the SSH key {print} was not made by the authority {authority}"
             ));
@@ -213,16 +214,4 @@ fn fields(bytes: &[u8]) -> Option<Fields<'_>> {
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize)
-}
-
-/// The kinds of signatures that count: no DSA, and no RSA with SHA-1.
-fn counts(algorithm: &Algorithm) -> bool {
-    matches!(
-        algorithm,
-        Algorithm::Ed25519
-            | Algorithm::SkEd25519
-            | Algorithm::SkEcdsaSha2NistP256
-            | Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 | EcdsaCurve::NistP384 | EcdsaCurve::NistP521 }
-            | Algorithm::Rsa { hash: Some(HashAlg::Sha256 | HashAlg::Sha512) }
-    )
 }

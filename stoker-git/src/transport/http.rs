@@ -69,14 +69,10 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<HttpConnect
     };
     let base = url::Url::parse(&to.url.to_string())
         .map_err(|e| GitError::Protocol { url: to.url.to_string(), detail: e.to_string() })?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| GitError::Unreachable { host: to.address(), detail: e.to_string() })?;
     let mut connection = HttpConnection {
         body: None,
         client: client::build(to)?,
-        runtime: std::sync::Arc::new(runtime),
+        runtime: std::sync::Arc::new(to.runtime()?),
         base,
         auth,
         service,

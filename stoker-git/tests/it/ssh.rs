@@ -216,48 +216,157 @@ async fn an_unknown_a_changed_and_a_revoked_host_key_are_three_things() {
     assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
 }
 
-/// A certificate of an authority, as OpenSSH's own client accepts it: refused by name, with the line that helps.
+/// A server whose host key an authority has signed.
+struct Certified {
+    sshd: Sshd,
+    key: Secret,
+    /// Public keys, as their files have them.
+    authority: String,
+    host: String,
+}
+
+impl Certified {
+    fn start(plant: &Plant, kind: &str, authority_kind: &str, sign: &[&str]) -> Self {
+        let dir = plant.dir.path().join("ssh");
+        let (authority, host) = (plant.dir.path().join("ca"), dir.join("host-certified"));
+        std::fs::create_dir_all(&dir).unwrap();
+        keygen(&authority, authority_kind, "", &[]);
+        keygen(&host, kind, "", &[]);
+        let public = |file: &Path| std::fs::read_to_string(file.with_extension("pub")).unwrap();
+        let (signer, signed) = (authority.to_str().unwrap(), host.with_extension("pub"));
+        let common = ["-q", "-s", signer, "-I", "host", "-h"];
+        run("ssh-keygen", &[&common[..], sign, &[signed.to_str().unwrap()]].concat());
+        // The server reads the certificate when it starts.
+        let lines =
+            [format!("HostKey {}", host.display()), format!("HostCertificate {}-cert.pub", host.display())];
+        let sshd = Sshd::start(plant, &[], &[&lines[0], &lines[1]]);
+        let key = sshd.client_key("client", "ed25519", "", &[]);
+        Self { sshd, key, authority: public(&authority), host: public(&host) }
+    }
+
+    /// Whether OpenSSH's own client is content with the host.
+    fn content_ssh(&self, known_hosts: &str) -> bool {
+        let file = self.sshd.dir.join("known_hosts");
+        std::fs::write(&file, known_hosts).unwrap();
+        let listing = format!("UserKnownHostsFile={}", file.display());
+        let mut ssh = Command::new("ssh");
+        ssh.args([
+            "-F",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "GlobalKnownHostsFile=none",
+            "-o",
+            &listing,
+            "-p",
+        ]);
+        ssh.args([&self.sshd.port.to_string(), "-i"]).arg(self.sshd.dir.join("client"));
+        ssh.args([&format!("{}@127.0.0.1", self.sshd.user), "true"]).stderr(Stdio::null());
+        ssh.status().unwrap().success()
+    }
+
+    async fn resolve(&self, plant: &Plant, git: &stoker_git::Git, known_hosts: &str) -> Result<(), GitError> {
+        let remote = self.sshd.remote(&plant.bare(), Some((&self.key, None)), known_hosts);
+        git.resolve(&remote, &main_branch()).await.map(|_| ())
+    }
+}
+
+/// What OpenSSH's own client makes of a host's certificate is what is made of it here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_makes_a_host_known_where_it_does_so_for_ssh() {
+    const GOOD: &[&str] = &["-n", "127.0.0.1"];
+    const BY_HOST: &str = "@cert-authority [127.0.0.1]:<port> <ca>";
+    // Host key, authority's key, how it is signed, known_hosts, what is said in the refusal.
+    let cells: &[(&str, &str, &[&str], &str, Option<&str>)] = &[
+        ("ed25519", "ed25519", GOOD, BY_HOST, None),
+        ("ecdsa", "rsa", GOOD, BY_HOST, None),
+        ("rsa", "ecdsa", GOOD, BY_HOST, None),
+        // A line without a port means every port, a certificate without names every host; its names are no patterns.
+        ("ed25519", "ed25519", &["-n", "elsewhere,127.0.0.1"], "@cert-authority 127.0.* <ca>", None),
+        ("ed25519", "ed25519", &[], BY_HOST, None),
+        ("ed25519", "ed25519", &["-n", "127.0.0.?"], BY_HOST, Some("is for 127.0.0.?, not for 127.0.0.1")),
+        ("ed25519", "ed25519", &["-n", "elsewhere"], BY_HOST, Some("is for elsewhere, not for 127.0.0.1")),
+        ("ed25519", "ed25519", &["-n", "127.0.0.1", "-V", "20200101:20210101"], BY_HOST, Some("has expired")),
+        (
+            "ed25519",
+            "ed25519",
+            &["-n", "127.0.0.1", "-V", "20900101:20910101"],
+            BY_HOST,
+            Some("not valid before"),
+        ),
+        ("ed25519", "ed25519", &["-n", "127.0.0.1", "-O", "critical:x=y"], BY_HOST, Some("the option \"x\"")),
+        ("ed25519", "rsa", &["-n", "127.0.0.1", "-t", "ssh-rsa"], BY_HOST, Some("was not made by")),
+        // Another authority; one that is named for another host; one that is revoked.
+        (
+            "ed25519",
+            "ed25519",
+            GOOD,
+            "@cert-authority [127.0.0.1]:<port> <host>",
+            Some("which is not listed"),
+        ),
+        ("ed25519", "ed25519", GOOD, "@cert-authority other.example <ca>", Some("is not known")),
+        (
+            "ed25519",
+            "ed25519",
+            GOOD,
+            "@cert-authority [127.0.0.1]:<port> <ca>@revoked * <ca>",
+            Some("revoked"),
+        ),
+        (
+            "ed25519",
+            "ed25519",
+            GOOD,
+            "@cert-authority [127.0.0.1]:<port> <ca>@revoked * <host>",
+            Some("revoked"),
+        ),
+        // The key itself is listed, whatever its certificate says; or another one is.
+        ("ed25519", "ed25519", &["-n", "elsewhere"], "@cert-authority * <ca>[127.0.0.1]:<port> <host>", None),
+        ("ed25519", "ed25519", GOOD, "[127.0.0.1]:<port> <host>", None),
+        ("ed25519", "ed25519", GOOD, "[127.0.0.1]:<port> <ca>", Some("CHANGED")),
+    ];
+    let judged = futures::stream::iter(cells).map(|(kind, authority, sign, known, says)| async move {
+        let plant = Plant::new();
+        let host = Certified::start(&plant, kind, authority, sign);
+        let known = known
+            .replace("<port>", &host.sshd.port.to_string())
+            .replace("<ca>", &host.authority)
+            .replace("<host>", &host.host);
+        let name = format!("{kind} {authority} {sign:?} {known}");
+        assert_eq!(host.content_ssh(&known), says.is_none(), "ssh: {name}");
+        match (host.resolve(&plant, &client(), &known).await, says) {
+            (Ok(()), None) => {}
+            (Err(error), Some(says)) if error.to_string().contains(says) => {}
+            (judged, _) => panic!("{name}: {judged:?}"),
+        }
+    });
+    judged.buffer_unordered(4).collect::<Vec<()>>().await;
+}
+
+/// The refusal has the line that helps; and a client that accepts new keys does not take this for one.
 #[tokio::test]
-async fn a_host_certificate_is_refused_by_name() {
+async fn a_host_whose_certificate_does_not_do_is_no_new_host() {
     let plant = Plant::new();
-    let dir = plant.dir.path().join("ssh");
-    let authority = plant.dir.path().join("ca");
-    keygen(&authority, "ed25519", "", &[]);
-    // The server reads the certificate when it starts.
-    std::fs::create_dir_all(&dir).unwrap();
-    keygen(&dir.join("host-ed25519"), "ed25519", "", &[]);
-    let host = dir.join("host-ed25519.pub");
-    let sign = ["-q", "-s", authority.to_str().unwrap(), "-I", "host", "-h", "-n", "127.0.0.1"];
-    run("ssh-keygen", &[&sign[..], &[host.to_str().unwrap()]].concat());
-    let host_key = format!("HostKey {}/host-ed25519", dir.display());
-    let certificate = format!("HostCertificate {}/host-ed25519-cert.pub", dir.display());
-    let sshd = Sshd::start(&plant, &[], &[&host_key, &certificate]);
+    let host = Certified::start(&plant, "ed25519", "ed25519", &["-n", "elsewhere"]);
+    let known = format!("@cert-authority [127.0.0.1]:{} {}", host.sshd.port, host.authority);
+    let remembered = plant.dir.path().join("remembered");
+    for git in [client(), client().with_accept_new(&remembered)] {
+        let error = host.resolve(&plant, &git, &known).await.unwrap_err();
+        let GitError::HostCertificateRefused { line, .. } = &error else { panic!("{error}") };
+        assert_eq!(error.category().as_str(), "HostKeyUnknown");
+        assert!(error.to_string().contains("@cert-authority"), "{error}");
+        host.resolve(&plant, &git, &format!("{known}{line}")).await.unwrap();
+    }
+    assert!(!remembered.exists());
+
+    // A host that has no certificate at all.
+    let plain = Plant::new();
+    let sshd = Sshd::start(&plain, &["ed25519"], &[]);
     let key = sshd.client_key("client", "ed25519", "", &[]);
-    let public = std::fs::read_to_string(authority.with_extension("pub")).unwrap();
-    let known = format!("@cert-authority [127.0.0.1]:{} {public}", sshd.port);
-
-    let file = plant.dir.path().join("known_hosts");
-    std::fs::write(&file, &known).unwrap();
-    let (identity, port) = (sshd.dir.join("client"), sshd.port.to_string());
-    let listing = format!("UserKnownHostsFile={}", file.display());
-    let options = ["-F", "none", "-o", "BatchMode=yes", "-o", &listing, "-p", &port, "-i"];
-    let destination = format!("{}@127.0.0.1", sshd.user);
-    run("ssh", &[&options[..], &[identity.to_str().unwrap(), &destination, "true"]].concat());
-
-    let remote = |known: &str| sshd.remote(&plant.bare(), Some((&key, None)), known);
-    let error = client().resolve(&remote(&known), &main_branch()).await.unwrap_err();
-    let GitError::HostCertificateUnsupported { line, .. } = &error else { panic!("{error}") };
-    assert_eq!(error.category().as_str(), "HostKeyUnknown");
-    assert!(error.to_string().contains("@cert-authority"), "{error}");
-    client().resolve(&remote(&format!("{known}{line}")), &main_branch()).await.unwrap();
-    // Not even a client that accepts new keys takes this for one.
-    let trusting = client().with_accept_new(plant.dir.path().join("remembered"));
-    let error = trusting.resolve(&remote(&known), &main_branch()).await.unwrap_err();
-    assert!(matches!(error, GitError::HostCertificateUnsupported { .. }), "{error}");
-    // A revoked key stays revoked, whoever signed it.
-    let revoked = remote(&format!("{known}@revoked {line}"));
-    let error = client().resolve(&revoked, &main_branch()).await.unwrap_err();
-    assert!(matches!(error, GitError::HostKeyRevoked { .. }), "{error}");
+    let known = format!("@cert-authority [127.0.0.1]:{} {}", sshd.port, host.authority);
+    let remote = sshd.remote(&plain.bare(), Some((&key, None)), &known);
+    let error = client().resolve(&remote, &main_branch()).await.unwrap_err();
+    assert!(error.to_string().contains("shows a key without a certificate"), "{error}");
 }
 
 #[tokio::test]

@@ -34,11 +34,7 @@ pub(crate) fn exchange(to: &Destination<'_>, app: &GithubApp) -> Result<Given, G
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     let jwt = app.jwt(now)?;
-    let unreachable = |detail: String| GitError::Unreachable { host: to.address(), detail };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| unreachable(e.to_string()))?;
+    let runtime = to.runtime()?;
     let client = client::build(to)?;
     let url = to.url.to_string();
     let patience = to.limits.stall_timeout;
