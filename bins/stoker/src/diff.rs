@@ -11,7 +11,7 @@ use crate::cli::{self, Format};
 use crate::output::{self, Misuse, adopted, counted, printable, short};
 use crate::show::{Difference, LIMIT, Side, Tree, difference};
 use crate::standalone::{CONFIRM_PATIENCE, Standalone};
-use crate::sync::text::{Scene, text};
+use crate::sync::text::{Scene, failed, text};
 
 pub(crate) async fn run(args: &cli::Diff) -> Result<u8> {
     let one = Standalone::read(&args.config, CONFIRM_PATIENCE)?;
@@ -51,6 +51,8 @@ pub(crate) async fn render(args: &cli::Render) -> Result<u8> {
 fn refused(one: &Standalone, report: &SyncReport, format: Format) -> Result<u8> {
     if format == Format::Json {
         output::print_json(report)?;
+    } else if report.outcome == Outcome::Failed {
+        eprintln!("{}", failed(report));
     } else {
         let scene = Scene { live: one.gateway.live_commit(), has_gateway: one.has_gateway };
         eprint!("{}", text(report, &scene));

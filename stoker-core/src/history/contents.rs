@@ -27,15 +27,16 @@ pub struct PastChange {
 /// A content that once was live, to be read with [`Engine::past_content`](crate::Engine::past_content).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastContent {
+    path: RelPathBuf,
     place: Place,
     /// Unknown when the transaction did not write down what it kept.
     digest: Option<Digest>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Kept { transaction: u64, slot: u32 },
-    Live(RelPathBuf),
+    Live,
 }
 
 /// What the transactions after `after`, up to and including `to`, did.
@@ -70,12 +71,12 @@ pub(crate) fn changes(state: &StateDir, after: u64, to: u64) -> Result<Vec<PastC
                 _ => continue,
             };
             before.entry(path.clone()).or_insert_with(|| {
-                let place = Place::Kept { transaction, slot };
+                let (path, place) = (path.clone(), Place::Kept { transaction, slot });
                 // Without the record, only the manifest's word tells whether there was anything.
                 let Some(record) = &record else {
-                    return was.as_ref().map(|was| PastContent { place, digest: Some(was.digest) });
+                    return was.as_ref().map(|was| PastContent { path, place, digest: Some(was.digest) });
                 };
-                record.get(&slot).map(|kept| PastContent { place, digest: kept.digest(was.as_deref()) })
+                record.get(&slot).map(|kept| PastContent { path, place, digest: kept.digest(was.as_deref()) })
             });
             written.insert(path.clone(), becomes);
         }
@@ -93,7 +94,8 @@ pub(crate) fn changes(state: &StateDir, after: u64, to: u64) -> Result<Vec<PastC
     }
     let changes = net_changes(&past).into_iter().map(|(path, kind)| {
         let after = written.get(&path).copied().flatten().map(|digest| PastContent {
-            place: later.remove(&path).unwrap_or_else(|| Place::Live(path.clone())),
+            path: path.clone(),
+            place: later.remove(&path).unwrap_or(Place::Live),
             digest: Some(digest),
         });
         PastChange { kind, before: before.remove(&path).flatten(), after, path }
@@ -108,12 +110,15 @@ pub(crate) fn read(
     content: &PastContent,
     limit: u64,
 ) -> io::Result<Option<Vec<u8>>> {
-    let bytes = match &content.place {
-        Place::Kept { transaction, slot } => {
-            let history = state.directory(&format!("history/{transaction}"))?;
-            bytes_at(history.as_fd(), &slot.to_string(), limit)?
+    let fits =
+        |bytes: &Vec<u8>| content.digest.is_none_or(|digest| digest == *blake3::hash(bytes).as_bytes());
+    if let Place::Kept { transaction, slot } = content.place {
+        let history = state.directory(&format!("history/{transaction}"))?;
+        let kept = bytes_at(history.as_fd(), &slot.to_string(), limit)?.filter(fits);
+        // Somebody else may have overwritten it, so that it was never kept; and then it was put back.
+        if kept.is_some() || content.digest.is_none() {
+            return Ok(kept);
         }
-        Place::Live(path) => root.bytes(path.as_path(), limit)?,
-    };
-    Ok(bytes.filter(|bytes| content.digest.is_none_or(|digest| digest == *blake3::hash(bytes).as_bytes())))
+    }
+    Ok(root.bytes(content.path.as_path(), limit)?.filter(fits))
 }

@@ -147,7 +147,7 @@ proptest! {
                 seen.push(world.files());
             }
         }
-        let engine = world.engine();
+        let (engine, live) = (world.engine(), world.files());
         let content = |of: &Option<PastContent>| {
             let bytes = of.as_ref().and_then(|content| engine.past_content(content, 1 << 20).unwrap());
             bytes.map(|bytes| String::from_utf8(bytes).unwrap())
@@ -160,8 +160,9 @@ proptest! {
                     // Foreign work between two transactions is part of what the later one found.
                     let (before, now) = (content(&change.before), content(&change.after));
                     prop_assert!(before.as_ref() == seen[after].get(path) || before.as_deref() == Some("theirs"));
-                    // What somebody else has overwritten was never the engine's to keep.
-                    let foreign = overwritten.iter().any(|state| *state >= to)
+                    // What somebody else has overwritten was never the engine's to keep; it is there if it was put back.
+                    let back = live.get(path) == seen[to].get(path);
+                    let foreign = (!back && overwritten.iter().any(|state| *state >= to))
                         || seen[to].get(path).is_some_and(|now| now == "theirs");
                     let lost = now.is_none() && path == "a" && foreign;
                     prop_assert!(now.as_ref() == seen[to].get(path) || lost, "{path}: {now:?}");

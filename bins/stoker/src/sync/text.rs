@@ -48,7 +48,10 @@ pub(crate) fn text(report: &SyncReport, scene: &Scene) -> String {
         ),
         Outcome::DryRun => writeln!(out, "dry run of {what}: {counts}; nothing was written"),
         Outcome::Held => writeln!(out, "held: {error}"),
-        Outcome::Failed => failed(&mut out, report, scene, &error),
+        Outcome::Failed => {
+            let stays = scene.live.as_deref().map(|live| format!("\n{} stays live", short(live)));
+            writeln!(out, "{}{}", failed(report), stays.unwrap_or_default())
+        }
         Outcome::Unconfirmed => {
             writeln!(out, "files of {what} are in place: {counts}; not confirmed: {error}")
         }
@@ -56,16 +59,11 @@ pub(crate) fn text(report: &SyncReport, scene: &Scene) -> String {
     out
 }
 
-fn failed(out: &mut String, report: &SyncReport, scene: &Scene, error: &str) -> std::fmt::Result {
-    if report.commit.is_empty() {
-        writeln!(out, "failed to look up {}: {error}", report.r#ref)?;
-    } else {
-        writeln!(out, "{} ({}) was not applied: {error}", report.r#ref, short(&report.commit))?;
-    }
-    match &scene.live {
-        Some(live) => writeln!(out, "{} stays live", short(live)),
-        None => Ok(()),
-    }
+/// What could not be done, and why.
+pub(crate) fn failed(report: &SyncReport) -> String {
+    let commit =
+        if report.commit.is_empty() { String::new() } else { format!(" ({})", short(&report.commit)) };
+    format!("{}{commit} cannot be applied: {}", report.r#ref, words(report.error.as_ref()))
 }
 
 /// One changed file; `None` when nothing is done to it.

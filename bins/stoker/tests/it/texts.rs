@@ -25,7 +25,7 @@ fn a_refused_commit_is_named_and_so_is_what_stays_live() {
     let said = bench.sync(&[]);
     assert_eq!(said.code, 1);
     let lines: Vec<&str> = said.out.lines().collect();
-    assert!(lines[0].starts_with(&format!("main ({}) was not applied: ", &broken[..7])), "{}", said.out);
+    assert!(lines[0].starts_with(&format!("main ({}) cannot be applied: ", &broken[..7])), "{}", said.out);
     assert_eq!(lines[1..], [format!("{} stays live", &live[..7])], "{}", said.out);
 }
 
@@ -81,7 +81,7 @@ fn the_same_failure_is_said_once_while_watching() {
     let mut out = String::new();
     std::io::Read::read_to_string(&mut watch.stdout.take().unwrap(), &mut out).unwrap();
     watch.wait().unwrap();
-    assert_eq!(out.matches("was not applied").count(), 1, "{out}");
+    assert_eq!(out.matches("cannot be applied").count(), 1, "{out}");
 }
 
 #[test]
