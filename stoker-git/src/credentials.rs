@@ -186,7 +186,7 @@ impl ProxyFiles {
             // Editors and `echo` end a file with a newline that is not meant.
             Ok(Secret::new(read(file, what)?.expose().trim_end_matches(['\r', '\n'])))
         };
-        proxy.with_login(line(username, "user name of the proxy")?, line(password, "password of the proxy")?)
+        proxy.with_login(line(username, "proxy user name")?, line(password, "proxy password")?)
     }
 }
 
@@ -309,10 +309,7 @@ mod tests {
         let files = CredentialFiles { proxy, ..Default::default() };
         std::fs::write(&username, "ada\n").unwrap();
         let missing = files.load().unwrap_err().to_string();
-        assert!(
-            missing.contains("password of the proxy file") && missing.contains("No such file"),
-            "{missing}"
-        );
+        assert!(missing.contains("proxy password file") && missing.contains("No such file"), "{missing}");
         for text in ["hunter2", "hunter3"] {
             std::fs::write(&password, format!("{text}\r\n")).unwrap();
             let access = files.load().unwrap();

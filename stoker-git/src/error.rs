@@ -42,7 +42,7 @@ pub enum GitError {
         /// What is wrong with it, and what to write instead.
         detail: String,
     },
-    /// The proxy that was configured wants a login, or another one.
+    /// The proxy, configured or of the environment, wants a login, or another one.
     #[error("the proxy {proxy} {detail}")]
     ProxyRefused {
         /// The proxy.
@@ -470,7 +470,6 @@ impl Fault for GitError {
     fn retry(&self) -> Retry {
         match self {
             Self::HostKeyUnknown { .. }
-            | Self::HostCertificateRefused { .. }
             | Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
             | Self::HostForbidden { .. }

@@ -246,8 +246,8 @@ impl KnownHosts {
     }
 }
 
-/// Signature algorithms of host keys and the key type each works with, best first. RSA keys sign with SHA-2
-/// (RFC 8332) where the host can.
+/// Signature algorithms of host keys and the key type each works with, best first. RSA keys sign with SHA-2 (RFC 8332);
+/// with SHA-1 as little as ssh(1) takes since 8.8.
 const ALGORITHMS: &[(&str, &str)] = &[
     ("ssh-ed25519", "ssh-ed25519"),
     ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256"),
@@ -255,7 +255,6 @@ const ALGORITHMS: &[(&str, &str)] = &[
     ("ecdsa-sha2-nistp521", "ecdsa-sha2-nistp521"),
     ("rsa-sha2-512", "ssh-rsa"),
     ("rsa-sha2-256", "ssh-rsa"),
-    ("ssh-rsa", "ssh-rsa"),
 ];
 
 fn parse_line(line: &str) -> Result<KnownHost, &'static str> {

@@ -1,11 +1,14 @@
 //! The HTTP proxy of one repository.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
+
+use hyper_util::client::proxy::matcher::Matcher;
 
 use crate::error::GitError;
 use crate::secret::Secret;
-use crate::url::redact;
+use crate::url::{RemoteUrl, redact};
 
 /// A proxy that every request for a repository goes through, those for tokens of a GitHub App included.
 ///
@@ -98,7 +101,7 @@ impl FromStr for Proxy {
         }
         let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|port| port == 0) {
-            return Err(invalid("has no port; write http://HOST:PORT or https://HOST:PORT"));
+            return Err(invalid("has no port from 1 to 65535; write http://HOST:PORT or https://HOST:PORT"));
         }
         let parsed = url::Url::parse(text).map_err(|_| invalid(form))?;
         let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid(form))?;
@@ -111,6 +114,63 @@ impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
     }
+}
+
+/// The proxy that requests go through, as errors name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InForce {
+    /// Without the login.
+    url: String,
+    login: bool,
+    environment: bool,
+}
+
+impl InForce {
+    pub(crate) fn configured(proxy: &Proxy) -> Self {
+        Self { url: proxy.url.clone(), login: proxy.login.is_some(), environment: false }
+    }
+
+    /// What the HTTP client makes of the environment; it reads the same variables by the same code.
+    pub(crate) fn of_environment(to: &RemoteUrl) -> Option<Self> {
+        if to.host().is_none_or(is_local) {
+            return None;
+        }
+        let found = Matcher::from_env().intercept(&to.to_string().parse().ok()?)?;
+        let (scheme, host) = (found.uri().scheme_str()?, found.uri().host()?);
+        let port = found.uri().port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(Self {
+            url: format!("{scheme}://{host}{port}"),
+            login: found.basic_auth().is_some() || found.raw_auth().is_some(),
+            environment: true,
+        })
+    }
+
+    /// The error for a proxy that answers with status 407.
+    pub(crate) fn wants_login(&self) -> GitError {
+        let detail = match (self.login, self.environment) {
+            (true, _) => {
+                "refuses the login that it is given: status 407; are the user name and the password right?"
+            }
+            (false, false) => "wants a login, and none is configured: status 407",
+            (false, true) => {
+                "wants a login: status 407; write it into the variable that names the proxy, as user:password@"
+            }
+        };
+        GitError::ProxyRefused { proxy: self.url.clone(), detail: detail.to_owned() }
+    }
+}
+
+impl fmt::Display for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+/// A proxy of the environment is for the way out, never for this machine.
+pub(crate) fn is_local(host: &str) -> bool {
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

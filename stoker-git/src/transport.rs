@@ -9,6 +9,7 @@ use crate::credentials::{Access, Credentials};
 use crate::error::GitError;
 use crate::limits::Limits;
 use crate::policy::HostPolicy;
+use crate::proxy::InForce;
 use crate::url::{Protocol, RemoteUrl};
 use crate::wire::{Connection, Service};
 
@@ -55,9 +56,12 @@ impl Destination<'_> {
         self.url.port().unwrap_or_default()
     }
 
-    /// The proxy that was configured, for errors.
-    fn proxy(&self) -> Option<&str> {
-        self.access.proxy.as_ref().map(crate::proxy::Proxy::url)
+    /// The proxy that is in force: the one that was configured, or else the environment's.
+    fn proxy(&self) -> Option<InForce> {
+        match &self.access.proxy {
+            Some(proxy) => Some(InForce::configured(proxy)),
+            None => InForce::of_environment(self.url),
+        }
     }
 
     /// `host:port`, for errors.

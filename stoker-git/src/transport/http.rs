@@ -17,6 +17,7 @@ use super::Destination;
 use crate::credentials::Credentials;
 use crate::error::GitError;
 use crate::limits::Limits;
+use crate::proxy::InForce;
 use crate::secret::Secret;
 use crate::text::printable;
 use crate::url::redact;
@@ -38,7 +39,7 @@ pub(super) struct HttpConnection {
     service: Service,
     url: String,
     address: String,
-    proxy: Option<String>,
+    proxy: Option<InForce>,
     limits: Limits,
 }
 
@@ -54,7 +55,7 @@ struct Body {
     at: usize,
     runtime: std::sync::Arc<Runtime>,
     address: String,
-    proxy: Option<String>,
+    proxy: Option<InForce>,
     limits: Limits,
 }
 
@@ -78,7 +79,7 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<HttpConnect
         service,
         url: to.url.to_string(),
         address: to.address(),
-        proxy: to.proxy().map(str::to_owned),
+        proxy: to.proxy(),
         limits: to.limits.clone(),
     };
     connection.greet()?;
@@ -116,9 +117,7 @@ impl HttpConnection {
         let waited = async { tokio::time::timeout(patience, request.send()).await };
         match self.runtime.block_on(waited) {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => {
-                Err(client::meaning(&error, &self.address, self.proxy.as_deref(), &self.limits))
-            }
+            Ok(Err(error)) => Err(client::meaning(&error, &self.address, self.proxy.as_ref(), &self.limits)),
             Err(_) => Err(GitError::Timeout {
                 operation: format!("waiting for an answer of {}", self.address),
                 limit: patience,
@@ -178,8 +177,8 @@ impl HttpConnection {
     fn refusal(&self, status: StatusCode, headers: &HeaderMap) -> GitError {
         let url = self.url.clone();
         let retry_after = retry_after(headers, std::time::SystemTime::now());
-        if let Some(proxy) = self.proxy.as_deref().filter(|_| status.as_u16() == 407) {
-            return client::wants_login(proxy);
+        if let Some(proxy) = self.proxy.as_ref().filter(|_| status.as_u16() == 407) {
+            return proxy.wants_login();
         }
         match status.as_u16() {
             401 => {
@@ -200,10 +199,6 @@ impl HttpConnection {
                 GitError::PushDenied { url, detail: "status 403".to_owned() }
             }
             403 => GitError::AccessDenied { url, detail: "status 403".to_owned() },
-            407 => {
-                let detail = "the proxy wants a login: status 407; write it into the variable that names the proxy, as user:password@";
-                GitError::Unreachable { host: self.address.clone(), detail: detail.to_owned() }
-            }
             404 | 410 => GitError::RepositoryNotFound { url },
             429 => GitError::RateLimited { url, retry_after },
             500..=599 => GitError::ServerError { url, status: status.as_u16(), retry_after },
@@ -286,7 +281,7 @@ impl Read for Body {
                     return Err(io::Error::other(client::meaning(
                         &error,
                         &self.address,
-                        self.proxy.as_deref(),
+                        self.proxy.as_ref(),
                         &self.limits,
                     )));
                 }

@@ -7,55 +7,60 @@
 //! ```
 
 mod key;
+mod line;
 mod login;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, BufReader, Read};
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use russh::client::{DisconnectReason, GexParams};
 use russh::keys::PublicKeyOrCertificate;
-use russh::keys::ssh_key::Algorithm;
-use russh::{Channel, ChannelMsg, Disconnect, client};
-use tokio::runtime::Runtime;
+use russh::{Preferred, cipher, client, kex, mac};
+use tokio::net::TcpStream;
 
-use super::git::stalled;
 use super::{Destination, dial};
 use crate::error::GitError;
 use crate::hostkeys::{HostKey, HostKeyVerdict, KnownHosts, known_hosts_name};
-use crate::limits::Limits;
 use crate::text::{SERVER_TEXT_CHARS, printable};
-use crate::wire::{Connection, Service, Version, connection_error, remote_error};
+use crate::wire::Service;
+pub(super) use line::SshConnection;
 
-/// How long taking leave may take. Nothing depends on it.
-const LEAVE: Duration = Duration::from_secs(1);
-/// What is sent at once; silence while it goes is what the patience is for.
-const CHUNK: usize = 32 << 10;
-/// What a server may say on standard error.
-const MAX_COMPLAINT: usize = 4096;
-/// What is heard out of a server that has something to complain of: its messages are of up to 32 KiB.
-const MAX_MESSAGES: usize = 64;
-
-/// A git service behind ssh.
-pub(super) struct SshConnection {
-    line: BufReader<Line>,
-    url: String,
-}
-
-/// The channel to the program on the other side. What it holds runs only while something is waited for.
-struct Line {
-    channel: Channel<client::Msg>,
-    session: client::Handle<Gate>,
-    // After what runs on it.
-    runtime: Runtime,
-    chunk: Vec<u8>,
-    at: usize,
-    complaint: Vec<u8>,
-    /// The program has said all it had to say.
-    over: bool,
-    limits: Limits,
-}
+/// What ssh(1) offers by default, as far as there is an implementation: older servers have little of it.
+const KEX: &[kex::Name] = &[
+    kex::MLKEM768X25519_SHA256,
+    kex::CURVE25519,
+    kex::CURVE25519_PRE_RFC_8731,
+    kex::ECDH_SHA2_NISTP256,
+    kex::ECDH_SHA2_NISTP384,
+    kex::ECDH_SHA2_NISTP521,
+    kex::DH_GEX_SHA256,
+    kex::DH_G16_SHA512,
+    kex::DH_G18_SHA512,
+    kex::DH_G14_SHA256,
+    kex::EXTENSION_SUPPORT_AS_CLIENT,
+    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
+];
+const CIPHERS: &[cipher::Name] = &[
+    cipher::CHACHA20_POLY1305,
+    cipher::AES_128_GCM,
+    cipher::AES_256_GCM,
+    cipher::AES_128_CTR,
+    cipher::AES_192_CTR,
+    cipher::AES_256_CTR,
+];
+const MACS: &[mac::Name] = &[
+    mac::HMAC_SHA256_ETM,
+    mac::HMAC_SHA512_ETM,
+    mac::HMAC_SHA256,
+    mac::HMAC_SHA512,
+    mac::HMAC_SHA1_ETM,
+    mac::HMAC_SHA1,
+];
+/// Bits of the groups of `diffie-hellman-group-exchange`: at least, best, at most.
+const GROUP_BITS: (usize, usize, usize) = (2048, 3072, 8192);
 
 /// Lets the right host pass.
 struct Gate {
@@ -69,6 +74,8 @@ struct Gate {
 #[derive(Debug)]
 enum Stop {
     Host(GitError),
+    /// The server took leave, with these words.
+    Farewell(String),
     Ssh(russh::Error),
 }
 
@@ -80,105 +87,83 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<SshConnecti
     let stream = dial::connect(to)?;
     let runtime = to.runtime()?;
     stream.set_nonblocking(true).map_err(unreachable)?;
-    let (channel, session) = runtime.block_on(async {
-        let stream = tokio::net::TcpStream::from_std(stream).map_err(unreachable)?;
+    let line = runtime.block_on(async {
+        let stream = TcpStream::from_std(stream).map_err(unreachable)?;
         let mut session = meet(to, stream).await?;
         login::authenticate(to, &mut session).await?;
-        let channel = start(to, service, &session).await?;
-        Ok((channel, session))
+        line::start(to, service, session).await
     })?;
-    let line = Line {
-        channel,
-        session,
-        runtime,
-        chunk: Vec::new(),
-        at: 0,
-        complaint: Vec::new(),
-        over: false,
-        limits: to.limits.clone(),
-    };
-    Ok(SshConnection { line: BufReader::with_capacity(1 << 16, line), url: to.url.to_string() })
+    Ok(SshConnection::new(to, line, runtime))
 }
 
 /// Agrees on keys with the host, if it is the right one.
-async fn meet(to: &Destination<'_>, stream: tokio::net::TcpStream) -> Result<client::Handle<Gate>, GitError> {
+async fn meet(to: &Destination<'_>, stream: TcpStream) -> Result<client::Handle<Gate>, GitError> {
     let own = to.access.known_hosts.as_deref().map(KnownHosts::parse).unwrap_or_default();
     let known = own.or(KnownHosts::builtin(), to.host(), to.port());
-    let config = client::Config { preferred: preferred(&known, to), ..client::Config::default() };
+    // The kinds of host keys that are known first; certificates only of hosts whose authority is known.
+    let names = known.algorithms(to.host(), to.port());
+    let key: Vec<_> = names.into_iter().filter_map(|name| name.parse().ok()).collect();
+    let certified = known.names_authority(to.host(), to.port());
+    let preferred = Preferred {
+        kex: Cow::Borrowed(KEX),
+        host_key_certificates: Cow::Owned(if certified { key.clone() } else { Vec::new() }),
+        key: Cow::Owned(key),
+        cipher: Cow::Borrowed(CIPHERS),
+        mac: Cow::Borrowed(MACS),
+        ..Preferred::DEFAULT
+    };
+    let (least, best, most) = GROUP_BITS;
+    let gex = GexParams::new(least, best, most).unwrap_or_default();
+    let config = client::Config { preferred, gex, ..client::Config::default() };
     let gate = Gate { known, host: to.host().to_owned(), port: to.port(), url: to.url.to_string() };
     let connecting = client::connect_stream(Arc::new(config), stream, gate);
     within(to, "the ssh handshake failed", connecting).await
 }
 
-/// The kinds of host keys that are known first; certificates only of hosts whose authority is known.
-fn preferred(known: &KnownHosts, to: &Destination<'_>) -> russh::Preferred {
-    let names = known.algorithms(to.host(), to.port());
-    let key: Vec<Algorithm> = names.into_iter().filter_map(|name| name.parse().ok()).collect();
-    let certificates = if known.names_authority(to.host(), to.port()) {
-        key.iter().filter(|algorithm| !matches!(algorithm, Algorithm::Rsa { hash: None })).cloned().collect()
-    } else {
-        Vec::new()
-    };
-    russh::Preferred {
-        key: Cow::Owned(key),
-        host_key_certificates: Cow::Owned(certificates),
-        ..russh::Preferred::DEFAULT
-    }
-}
-
-/// Starts the program on the other side.
-async fn start(
-    to: &Destination<'_>,
-    service: Service,
-    session: &client::Handle<Gate>,
-) -> Result<Channel<client::Msg>, GitError> {
-    let program = service.program();
-    let mut channel = within(to, "cannot open an ssh channel", session.channel_open_session()).await?;
-    let starting = async {
-        if service.version() == Version::V2 {
-            // Most servers refuse foreign variables; then they speak version 0.
-            channel.set_env(false, "GIT_PROTOCOL", "version=2").await?;
-        }
-        channel.exec(true, format!("{program} {}", quoted(to.url.path()))).await?;
-        loop {
-            match channel.wait().await {
-                Some(ChannelMsg::Success) => return Ok(()),
-                Some(ChannelMsg::Failure) => return Err(russh::Error::RequestDenied),
-                Some(_) => {}
-                None => return Err(russh::Error::Disconnect),
-            }
-        }
-    };
-    within(to, &format!("the server does not run {program}"), starting).await?;
-    Ok(channel)
-}
-
 /// Waits, though not for ever.
+async fn patiently<T>(to: &Destination<'_>, work: impl Future<Output = T>) -> Result<T, GitError> {
+    let limit = to.limits.stall_timeout;
+    tokio::time::timeout(limit, work).await.map_err(|_| {
+        let operation = format!("waiting for the ssh server {}", to.address());
+        GitError::Timeout { operation, limit }
+    })
+}
+
 async fn within<T, E: Into<Stop>>(
     to: &Destination<'_>,
     what: &str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, GitError> {
-    let limit = to.limits.stall_timeout;
-    match tokio::time::timeout(limit, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(stop)) => Err(match stop.into() {
-            Stop::Host(error) => error,
-            Stop::Ssh(error) => {
-                let detail = printable(&format!("{what}: {error}"), SERVER_TEXT_CHARS);
-                GitError::Unreachable { host: to.address(), detail }
+    patiently(to, work).await?.map_err(|stop| stop.into().meaning(&to.address(), what))
+}
+
+impl Stop {
+    fn meaning(self, address: &str, what: &str) -> GitError {
+        match self {
+            Self::Host(error) => error,
+            stop => {
+                let detail = printable(&format!("{what}: {stop}"), SERVER_TEXT_CHARS);
+                GitError::Unreachable { host: address.to_owned(), detail }
             }
-        }),
-        Err(_) => {
-            let operation = format!("waiting for the ssh server {}", to.address());
-            Err(GitError::Timeout { operation, limit })
         }
     }
 }
 
-/// One word for the server's shell, whatever is in it.
-fn quoted(path: &str) -> String {
-    format!("'{}'", path.replace('\'', r"'\''"))
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(error) => error.fmt(f),
+            Self::Farewell(words) if words.is_empty() => f.write_str("the server hung up"),
+            Self::Farewell(words) => write!(f, "the server hung up and said: {words}"),
+            Self::Ssh(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<russh::Error> for Stop {
+    fn from(error: russh::Error) -> Self {
+        Self::Ssh(error)
+    }
 }
 
 impl Gate {
@@ -217,116 +202,19 @@ impl client::Handler for Gate {
     async fn check_server_key(&mut self, offered: &PublicKeyOrCertificate) -> Result<bool, Stop> {
         self.judge(offered).map(|()| true).map_err(Stop::Host)
     }
-}
 
-impl From<russh::Error> for Stop {
-    fn from(error: russh::Error) -> Self {
-        Self::Ssh(error)
-    }
-}
-
-impl Line {
-    /// Takes one message; `None` when there are no more.
-    fn hear(&mut self) -> io::Result<Option<ChannelMsg>> {
-        let message = self
-            .runtime
-            .block_on(async { tokio::time::timeout(self.limits.stall_timeout, self.channel.wait()).await })
-            .map_err(|_| stalled(&self.limits))?;
-        match &message {
-            // Both directions may end apart, but nothing is said after the end of this one.
-            Some(ChannelMsg::Close) => self.over = true,
-            Some(ChannelMsg::ExtendedData { data, .. }) => {
-                let room = MAX_COMPLAINT - self.complaint.len();
-                self.complaint.extend_from_slice(&data[..data.len().min(room)]);
+    async fn disconnected(&mut self, reason: DisconnectReason<Stop>) -> Result<(), Stop> {
+        Err(match reason {
+            DisconnectReason::ReceivedDisconnect(farewell) => {
+                Stop::Farewell(printable(&farewell.message, SERVER_TEXT_CHARS))
             }
-            None if !self.over => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => {}
-        }
-        Ok(message)
-    }
-
-    fn say(&mut self, words: &[u8]) -> io::Result<()> {
-        for chunk in words.chunks(CHUNK) {
-            let said =
-                async { tokio::time::timeout(self.limits.stall_timeout, self.channel.data(chunk)).await };
-            self.runtime.block_on(said).map_err(|_| stalled(&self.limits))?.map_err(io::Error::other)?;
-        }
-        Ok(())
-    }
-}
-
-impl Read for Line {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.chunk.len() {
-            if self.over {
-                return Ok(0);
-            }
-            match self.hear()? {
-                Some(ChannelMsg::Data { data }) => (self.chunk, self.at) = (data.into(), 0),
-                Some(ChannelMsg::Eof) | None => return Ok(0),
-                Some(_) => {}
-            }
-        }
-        let rest = &self.chunk[self.at..];
-        let length = rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&rest[..length]);
-        self.at += length;
-        Ok(length)
-    }
-}
-
-impl Connection for SshConnection {
-    fn greeting(&mut self) -> Result<&mut dyn Read, GitError> {
-        Ok(&mut self.line)
-    }
-
-    fn request(&mut self, body: Vec<u8>) -> Result<&mut dyn Read, GitError> {
-        self.line.get_mut().say(&body).map_err(|e| connection_error(&self.url, e))?;
-        Ok(&mut self.line)
-    }
-
-    fn goodbye(&mut self) {
-        let line = self.line.get_mut();
-        let leaving = async {
-            let _ = line.channel.data(&b"0000"[..]).await;
-            let _ = line.session.disconnect(Disconnect::ByApplication, "", "").await;
-            let _ = (&mut line.session).await;
-        };
-        let _ = line.runtime.block_on(async { tokio::time::timeout(LEAVE, leaving).await });
-    }
-
-    /// Forges explain themselves on standard error (`ERROR: Repository not found.`).
-    fn complaint(&mut self) -> Option<GitError> {
-        let line = self.line.get_mut();
-        for _ in 0..MAX_MESSAGES {
-            if line.over || !matches!(line.hear(), Ok(Some(_))) {
-                break;
-            }
-        }
-        let text = String::from_utf8_lossy(&line.complaint);
-        let told: Vec<&str> =
-            text.lines().map(str::trim).filter(|l| l.chars().any(char::is_alphanumeric)).collect();
-        (!told.is_empty()).then(|| remote_error(&self.url, &told.join(" ")))
+            DisconnectReason::Error(stop) => stop,
+        })
     }
 }
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_one_word_for_any_shell() {
-        let nasty = "a b'; touch /tmp/x; echo '$(id)`id`\"\\";
-        let output = std::process::Command::new("sh")
-            .args(["-c", &format!("printf %s {}", quoted(nasty))])
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), nasty);
     }
 }

@@ -86,10 +86,10 @@ pub(crate) fn run(
         return Err(GitError::Protocol { url: url.to_owned(), detail });
     }
     let sideband = capabilities.has("side-band-64k");
-    let answer = connection.request(body(capabilities, wanted, sideband, pack))?;
     let mut told = Told::default();
-    let read =
-        if sideband { read_sideband(answer, url, &mut told) } else { read_plain(answer, url, &mut told) };
+    let read = connection.request(body(capabilities, wanted, sideband, pack)).and_then(|answer| {
+        if sideband { read_sideband(answer, url, &mut told) } else { read_plain(answer, url, &mut told) }
+    });
     match read {
         // A hook may have spoken before the connection was lost; a connection that ends without a report says nothing.
         Err(error @ GitError::Protocol { .. }) if told.report.is_empty() => {

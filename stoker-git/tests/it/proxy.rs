@@ -59,11 +59,11 @@ async fn a_login_of_a_proxy_reaches_the_proxy_and_no_error() {
             [("HTTP_PROXY", &**proxy), ("http_proxy", &**proxy), ("HTTPS_PROXY", &**proxy), ("NO_PROXY", "")];
         let git = client_with(&plant, name, &variables);
         let error = git.resolve(&remote(repository), &wanted).await.unwrap_err();
-        assert!(matches!(error, GitError::Unreachable { .. }), "{name}: {error}");
+        let expected = if proxy == &dead { "Unreachable" } else { "ProxyAuthenticationFailed" };
+        assert_eq!(error.category().as_str(), expected, "{name}: {error}");
         assert!(!format!("{error} {error:?}").contains(CANARY), "{name}: {error}");
-        if name == "http" {
-            assert!(error.to_string().contains("proxy"), "{error}");
-        }
+        let place = proxy.split('@').next_back().unwrap();
+        assert!(error.to_string().contains(&format!("the proxy http://{place}")), "{name}: {error}");
     }
     use base64::Engine;
     let login = base64::engine::general_purpose::STANDARD.encode(format!("ada:{CANARY}"));
@@ -183,6 +183,8 @@ async fn a_login_that_a_proxy_refuses_is_read_again_and_then_named_but_not_shown
             assert_eq!(error.category().as_str(), "ProxyAuthenticationFailed", "{error}");
             let shown = format!("{error} {error:?} {remote:?}");
             assert!(shown.contains(&proxy.url()) && !shown.contains(CANARY), "{shown}");
+            let says = if login.is_some() { "refuses the login" } else { "none is configured" };
+            assert!(shown.contains(says), "{shown}");
         }
     }
 
@@ -229,6 +231,14 @@ async fn a_proxy_that_cannot_serve_is_named() {
         assert!(matches!(error, GitError::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains(&dead), "{error}");
     }
+    // A server that is no proxy, or one that lets nobody there.
+    let refusing = Router::new().fallback(|| async { StatusCode::FORBIDDEN });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, refusing).await });
+    let access = Access { proxy: Some(place.parse().unwrap()), ..Access::default() };
+    let error = fails(client(), "https://git.example.invalid/plant.git", access).await.to_string();
+    assert!(error.contains(&place) && error.contains("refuses to connect there"), "{error}");
     // Where a resource of somebody else may not reach, its proxy may not be either.
     let strict = client().with_policy(HostPolicy::for_cluster());
     for host in ["127.0.0.1", "localhost", "169.254.169.254"] {

@@ -355,6 +355,30 @@ async fn large_contents_go_through_the_pipe_and_come_out_whole() {
     crate::support::git(&plant.bare(), &["fsck", "--full", "--strict"]);
 }
 
+/// Servers speak while they are spoken to: of their progress, or to say that it is enough.
+#[tokio::test]
+async fn a_large_push_over_ssh_is_heard_out_and_so_is_a_refusal_in_the_middle() {
+    let plant = plant();
+    let base = plant.id("main");
+    let sshd = Sshd::start(&plant, &["ed25519"], &[]);
+    let key = sshd.client_key("client", "ed25519", "", &[]);
+    let remote = sshd.remote(&plant.bare(), Some((&key, None)), &sshd.known_hosts());
+    // Unpacked while it comes (fewer than a hundred objects), with progress.
+    let edits = || (0..20).map(|n| write(&format!("big/{n}"), &noise(2 << 20))).collect::<Vec<_>>();
+    let pushed = client()
+        .push(&remote, &plant.cache("a"), &propose(base, "big", Lease::Absent, edits()))
+        .await
+        .unwrap();
+    assert_eq!(git(&plant.bare(), &["rev-parse", "refs/heads/big"]), pushed.commit.to_string());
+
+    git(&plant.bare(), &["config", "receive.maxInputSize", "1m"]);
+    let began = std::time::Instant::now();
+    let proposal = propose(base, "too-big", Lease::Absent, edits());
+    let error = client().push(&remote, &plant.cache("a"), &proposal).await.unwrap_err();
+    assert!(error.to_string().contains("maximum allowed size"), "{error}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn a_token_is_in_no_file_and_no_error_of_a_push() {
     const CANARY: &str = "canary-push-51aa";

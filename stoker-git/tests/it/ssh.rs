@@ -510,6 +510,27 @@ async fn of_several_keys_each_is_tried_once_in_order() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_up_on_a_stranger_refuses_the_key_and_is_no_broken_network() {
+    let stranger = |plant: &Plant| {
+        let file = plant.dir.path().join("stranger");
+        keygen(&file, "ed25519", "", &[]);
+        std::fs::read_to_string(file).unwrap()
+    };
+    for (option, says) in [
+        ("MaxAuthTries 1", "Too many authentication failures"),
+        ("PubkeyAuthentication no", "takes no keys from"),
+    ] {
+        let plant = Plant::new();
+        let sshd = Sshd::start(&plant, &["ed25519"], &[option]);
+        let keys = Secret::from(stranger(&plant).repeat(3));
+        let remote = sshd.remote(&plant.bare(), Some((&keys, None)), &sshd.known_hosts());
+        let error = client().resolve(&remote, &main_branch()).await.unwrap_err();
+        assert_eq!(error.category().as_str(), "AuthenticationFailed", "{option}: {error}");
+        assert!(error.to_string().contains(says), "{option}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_rotated_on_disk_is_taken_up_without_a_failure() {
     let plant = Plant::new();
     let sshd = Sshd::start(&plant, &["ed25519"], &[]);

@@ -52,7 +52,7 @@ pub(crate) fn exchange(to: &Destination<'_>, app: &GithubApp) -> Result<Given, G
         let mut response = timeout(patience, request.send())
             .await
             .map_err(late)?
-            .map_err(|e| client::meaning(&e, &to.address(), to.proxy(), to.limits))?;
+            .map_err(|e| client::meaning(&e, &to.address(), to.proxy().as_ref(), to.limits))?;
         let status = response.status();
         let clock = date(response.headers());
         if status.is_redirection() {
@@ -60,7 +60,7 @@ pub(crate) fn exchange(to: &Destination<'_>, app: &GithubApp) -> Result<Given, G
             return Err(GitError::RedirectRefused { url, target: crate::url::redact(target) });
         }
         if let Some(proxy) = to.proxy().filter(|_| status.as_u16() == 407) {
-            return Err(client::wants_login(proxy));
+            return Err(proxy.wants_login());
         }
         if !status.is_success() {
             return Err(refusal(status.as_u16(), response.headers(), app, &url, clock.map(|c| now - c)));

@@ -16,7 +16,7 @@ use super::super::{Destination, dial};
 use crate::error::GitError;
 use crate::limits::Limits;
 use crate::policy::HostPolicy;
-use crate::proxy::Proxy;
+use crate::proxy::{InForce, Proxy, is_local};
 use crate::text::{SERVER_TEXT_CHARS, printable};
 use crate::url::Protocol;
 
@@ -42,7 +42,6 @@ pub(super) fn build(to: &Destination<'_>) -> Result<Client, GitError> {
         // Those of the environment are not looked at then.
         builder = builder.proxy(configured(proxy)?);
     } else if is_local(&host) {
-        // A proxy of the environment is for the way out, never for this machine.
         builder = builder.no_proxy();
     }
     builder.build().map_err(|e| GitError::Unreachable {
@@ -61,12 +60,6 @@ fn configured(proxy: &Proxy) -> Result<reqwest::Proxy, GitError> {
     let mut value = HeaderValue::from_str(&value).map_err(|_| invalid("its login cannot be sent"))?;
     value.set_sensitive(true);
     Ok(built.custom_http_auth(value))
-}
-
-fn is_local(host: &str) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// The system's certificate authorities and those of the resource.
@@ -124,7 +117,7 @@ impl Resolve for Resolver {
 pub(super) fn meaning(
     error: &reqwest::Error,
     address: &str,
-    proxy: Option<&str>,
+    proxy: Option<&InForce>,
     limits: &Limits,
 ) -> GitError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -145,12 +138,14 @@ pub(super) fn meaning(
     }
     let text = deepest(error);
     if let Some(proxy) = proxy.filter(|_| text.ends_with(WANTS_LOGIN)) {
-        return wants_login(proxy);
+        return proxy.wants_login();
     }
     let detail = if error.is_timeout() {
         format!("no connection within {:?}", limits.connect_timeout)
     } else if error.is_dns() {
         format!("cannot resolve the name: {text}")
+    } else if text.ends_with(NO_TUNNEL) {
+        "it refuses to connect there, or is no proxy: its answer to CONNECT is not status 200".to_owned()
     } else {
         text
     };
@@ -163,12 +158,8 @@ pub(super) fn meaning(
 
 /// What hyper-util's error says when a proxy answers a `CONNECT` with status 407.
 const WANTS_LOGIN: &str = "proxy authorization required";
-
-pub(super) fn wants_login(proxy: &str) -> GitError {
-    let detail =
-        "wants a login, or another one: status 407; is there a user name and a password, and are they right?";
-    GitError::ProxyRefused { proxy: proxy.to_owned(), detail: detail.to_owned() }
-}
+/// What it says of any other status.
+const NO_TUNNEL: &str = "tunnel error: unsuccessful";
 
 /// The next error inwards. An I/O error's `source` skips the error that it wraps.
 fn inner<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {

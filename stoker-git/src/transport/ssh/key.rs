@@ -4,9 +4,13 @@
 use std::fmt;
 
 use aes::cipher::block_padding::Pkcs7;
-use aes::cipher::{BlockModeDecrypt, KeyIvInit};
-use russh::keys::{PrivateKey, decode_secret_key};
+use aes::cipher::{BlockCipherDecrypt, BlockModeDecrypt, KeyIvInit};
+use pkcs8::pkcs5;
+use russh::keys::{Error, PrivateKey, decode_secret_key};
 use zeroize::Zeroizing;
+
+const BEGIN: &str = "-----BEGIN ";
+const END_OF_BEGIN: &str = "PRIVATE KEY-----";
 
 /// Why a key cannot be used.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,9 +29,11 @@ impl fmt::Display for Unreadable {
             Self::WrongPassphrase => f.write_str("wrong passphrase"),
             Self::Cipher(name) => write!(
                 f,
-                "it is encrypted with {name}, which is not supported; ssh-keygen -p -f FILE writes it anew"
+                "it is encrypted by {name}, which is not supported; ssh-keygen -p -f FILE writes it anew"
             ),
-            Self::NotAKey => f.write_str("it is not a private key in OpenSSH or PEM form"),
+            Self::NotAKey => {
+                f.write_str("it is not a private key (ed25519, ECDSA or RSA) in OpenSSH or PEM form")
+            }
         }
     }
 }
@@ -35,11 +41,10 @@ impl fmt::Display for Unreadable {
 /// The keys of a text that has one after another, such as the old and the new one while keys are changed. Each is tried
 /// once, in their order.
 pub(super) fn apart(text: &str) -> Vec<&str> {
-    const BEGIN: &str = "-----BEGIN ";
     let starts: Vec<usize> = text
         .match_indices(BEGIN)
         .map(|(at, _)| at)
-        .filter(|at| text[*at..].lines().next().is_some_and(|l| l.trim_end().ends_with("PRIVATE KEY-----")))
+        .filter(|at| text[*at..].lines().next().is_some_and(|l| l.trim_end().ends_with(END_OF_BEGIN)))
         .collect();
     if starts.len() < 2 {
         return vec![text];
@@ -50,72 +55,89 @@ pub(super) fn apart(text: &str) -> Vec<&str> {
 
 /// Reads one key. A passphrase for a key that has none is no harm.
 pub(super) fn read(text: &str, passphrase: Option<&str>) -> Result<PrivateKey, Unreadable> {
-    // Lines of a Secret may be indented or end as on Windows.
-    let lines: Vec<&str> = text.trim().lines().map(str::trim).collect();
-    let text = Zeroizing::new(lines.join("\n"));
+    let text = block(text);
     let parsed = pem::parse(text.as_bytes()).map_err(|_| Unreadable::NotAKey)?;
-    let encrypted = match parsed.headers().get("DEK-Info") {
-        Some(info) => {
-            let passphrase = passphrase.ok_or(Unreadable::NoPassphrase)?;
-            let plain = decrypted(info, parsed.contents(), passphrase)?;
-            let plain = Zeroizing::new(pem::encode(&pem::Pem::new(parsed.tag(), plain.to_vec())));
-            return decode_secret_key(&plain, None).map_err(|_| Unreadable::WrongPassphrase);
-        }
-        None if parsed.tag() == "OPENSSH PRIVATE KEY" => {
+    if let Some(info) = parsed.headers().get("DEK-Info") {
+        let passphrase = passphrase.ok_or(Unreadable::NoPassphrase)?;
+        let plain = decrypted(info, parsed.contents(), passphrase)?;
+        let plain = Zeroizing::new(pem::encode(&pem::Pem::new(parsed.tag(), plain.to_vec())));
+        return decode_secret_key(&plain, None).map_err(|_| Unreadable::WrongPassphrase);
+    }
+    let encrypted = match parsed.tag() {
+        "OPENSSH PRIVATE KEY" => {
             PrivateKey::from_bytes(parsed.contents()).is_ok_and(|key| key.is_encrypted())
         }
-        None => parsed.tag() == "ENCRYPTED PRIVATE KEY",
+        tag => tag == "ENCRYPTED PRIVATE KEY",
     };
     match (encrypted, passphrase) {
         (true, None) => Err(Unreadable::NoPassphrase),
-        (true, Some(_)) => decode_secret_key(&text, passphrase).map_err(|_| Unreadable::WrongPassphrase),
+        (true, Some(_)) => decode_secret_key(&text, passphrase).map_err(|error| match error {
+            Error::Pkcs8(pkcs8::Error::EncryptedPrivateKey(
+                pkcs5::Error::UnsupportedAlgorithm { .. } | pkcs5::Error::NoPbes1CryptSupport,
+            ))
+            | Error::Der(_) => Unreadable::Cipher("an older method of PKCS#5 or PKCS#12".to_owned()),
+            _ => Unreadable::WrongPassphrase,
+        }),
         (false, _) => decode_secret_key(&text, None).map_err(|_| Unreadable::NotAKey),
     }
+}
+
+/// The lines of the key alone: without what stands before and after, indentation, and line ends of Windows.
+fn block(text: &str) -> Zeroizing<String> {
+    let is_begin = |line: &str| line.starts_with(BEGIN) && line.ends_with(END_OF_BEGIN);
+    let lines = || text.lines().map(str::trim).skip_while(|line| !is_begin(line));
+    // Only headers end with an empty line.
+    let headers = lines().any(|line| line.starts_with("DEK-Info:"));
+    let mut block = Zeroizing::new(String::with_capacity(text.len() + 1));
+    for line in lines().filter(|line| headers || !line.is_empty()) {
+        block.push_str(line);
+        block.push('\n');
+        if line.starts_with("-----END ") {
+            break;
+        }
+    }
+    block
 }
 
 /// Decrypts a PEM of the older kind: `DEK-Info: CIPHER,IV` (RFC 1421), the key of the cipher from the passphrase and the
 /// first eight bytes of the IV by MD5 (`EVP_BytesToKey(3)` of OpenSSL).
 fn decrypted(info: &str, content: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     let (cipher, iv) = info.split_once(',').ok_or(Unreadable::NotAKey)?;
-    let iv: [u8; 16] = match cipher {
-        "AES-128-CBC" | "AES-192-CBC" | "AES-256-CBC" => bytes(iv).ok_or(Unreadable::NotAKey)?,
-        other => return Err(Unreadable::Cipher(crate::text::printable(other, 40))),
-    };
-    let mut key = Zeroizing::new(Vec::with_capacity(48));
+    let iv = bytes(iv).filter(|iv| iv.len() >= 8).ok_or(Unreadable::NotAKey)?;
+    let mut key = Zeroizing::new(Vec::with_capacity(32));
     while key.len() < 32 {
         let last = key.len().saturating_sub(16);
         let from = Zeroizing::new([&key[last..], passphrase.as_bytes(), &iv[..8]].concat());
-        let digest = md5::compute(&*from);
-        key.extend_from_slice(&digest.0);
+        key.extend_from_slice(&md5::compute(&*from).0);
     }
     let mut content = Zeroizing::new(content.to_vec());
-    let plain = match cipher {
+    let length = match cipher {
         "AES-128-CBC" => unpadded::<aes::Aes128>(&key[..16], &iv, &mut content),
         "AES-192-CBC" => unpadded::<aes::Aes192>(&key[..24], &iv, &mut content),
-        _ => unpadded::<aes::Aes256>(&key[..32], &iv, &mut content),
+        "AES-256-CBC" => unpadded::<aes::Aes256>(&key[..32], &iv, &mut content),
+        "DES-EDE3-CBC" => unpadded::<des::TdesEde3>(&key[..24], &iv, &mut content),
+        other => return Err(Unreadable::Cipher(crate::text::printable(other, 40))),
     };
-    let length = plain.ok_or(Unreadable::WrongPassphrase)?;
-    content.truncate(length);
+    content.truncate(length.ok_or(Unreadable::WrongPassphrase)?);
     Ok(content)
 }
 
 /// Decrypts in place; the length of what is in it.
 fn unpadded<C>(key: &[u8], iv: &[u8], content: &mut [u8]) -> Option<usize>
 where
-    C: aes::cipher::BlockCipherDecrypt,
+    C: BlockCipherDecrypt,
     cbc::Decryptor<C>: KeyIvInit + BlockModeDecrypt,
 {
     let decryptor = cbc::Decryptor::<C>::new_from_slices(key, iv).ok()?;
     decryptor.decrypt_padded::<Pkcs7>(content).ok().map(<[u8]>::len)
 }
 
-/// Sixteen bytes in hexadecimal.
-fn bytes(hex: &str) -> Option<[u8; 16]> {
-    let hex = hex.trim();
-    if hex.len() != 32 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes)
+/// Bytes in hexadecimal.
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let hex = hex.trim().as_bytes();
+    let digit = |at: usize| char::from(*hex.get(at)?).to_digit(16);
+    let byte = |at| u8::try_from(digit(at)? << 4 | digit(at + 1)?).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 #[cfg(test)]
@@ -154,12 +176,12 @@ mod tests {
             let (plain, file) = (openssl(make), dir.path().join(kind));
             std::fs::write(&file, &plain).unwrap();
             let key = read(&plain, Some("not needed")).unwrap();
-            for cipher in ["-aes128", "-aes192", "-aes256"] {
+            for cipher in ["-aes128", "-aes192", "-aes256", "-des3"] {
                 let mut encrypt =
                     vec![kind, cipher, "-passout", "pass:open sesame", "-in", file.to_str().unwrap()];
                 encrypt.extend((kind == "rsa").then_some("-traditional"));
                 let locked = openssl(&encrypt);
-                assert!(locked.contains("DEK-Info: AES-"), "{locked}");
+                assert!(locked.contains("DEK-Info: "), "{locked}");
                 assert_eq!(read(&locked, Some("open sesame")).unwrap(), key, "{kind} {cipher}");
                 assert_eq!(read(&locked, Some("open barley")), Err(Unreadable::WrongPassphrase));
                 assert_eq!(read(&locked, None), Err(Unreadable::NoPassphrase));
@@ -169,9 +191,54 @@ mod tests {
             }
         }
         let file = dir.path().join("ec");
-        let locked = openssl(&["ec", "-des3", "-passout", "pass:x", "-in", file.to_str().unwrap()]);
+        let locked = openssl(&["ec", "-camellia256", "-passout", "pass:x", "-in", file.to_str().unwrap()]);
         let refused = read(&locked, Some("x")).unwrap_err();
-        assert_eq!(refused, Unreadable::Cipher("DES-EDE3-CBC".to_owned()));
+        assert_eq!(refused, Unreadable::Cipher("CAMELLIA-256-CBC".to_owned()));
         assert!(refused.to_string().contains("ssh-keygen -p"), "{refused}");
+    }
+
+    #[test]
+    fn a_key_in_pkcs8_is_read_whichever_way_it_is_encrypted() {
+        if stoker_testkit::require::program("openssl").is_none() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        let plain = openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout"]);
+        std::fs::write(&file, &plain).unwrap();
+        let key = read(&plain, None).unwrap();
+        let encrypt = ["pkcs8", "-topk8", "-passout", "pass:open sesame", "-in", file.to_str().unwrap()];
+        for how in [
+            &["-v2", "aes-256-cbc"][..],
+            &["-v2", "aes-128-cbc", "-v2prf", "hmacWithSHA1"],
+            &["-v2", "des3", "-v2prf", "hmacWithSHA512"],
+            &["-scrypt"],
+        ] {
+            let locked = openssl(&[&encrypt[..], how].concat());
+            assert_eq!(read(&locked, Some("open sesame")).unwrap(), key, "{how:?}");
+            assert_eq!(read(&locked, Some("open barley")), Err(Unreadable::WrongPassphrase), "{how:?}");
+            assert_eq!(read(&locked, None), Err(Unreadable::NoPassphrase), "{how:?}");
+        }
+        let old = openssl(&[&encrypt[..], &["-v1", "PBE-SHA1-3DES"]].concat());
+        let refused = read(&old, Some("open sesame")).unwrap_err();
+        assert!(matches!(refused, Unreadable::Cipher(_)), "{refused}");
+    }
+
+    #[test]
+    fn what_stands_around_a_key_does_not_matter() {
+        if stoker_testkit::require::program("openssl").is_none() {
+            return;
+        }
+        // With its parameters before it, as `openssl ecparam` writes them.
+        let text = openssl(&["ecparam", "-name", "secp521r1", "-genkey"]);
+        assert!(text.starts_with("-----BEGIN EC PARAMETERS-----"), "{text}");
+        let key = read(&text, None).unwrap();
+        let spaced = format!("# the key of line 1\n\n{}# its end\n", text.replace('\n', "\n\n"));
+        assert_eq!(read(&spaced, None).unwrap(), key);
+        for nothing in
+            ["", "ssh-ed25519 AAAA ada", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
+        {
+            assert_eq!(read(nothing, Some("x")), Err(Unreadable::NotAKey), "{nothing}");
+        }
     }
 }
