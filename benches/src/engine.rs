@@ -48,8 +48,6 @@ struct Bench {
     elsewhere: String,
     /// A commit that changes ten files.
     ten: String,
-    // Held: the cache lies in it.
-    _folder: tempfile::TempDir,
 }
 
 /// Measures.
@@ -66,13 +64,19 @@ pub fn run(options: &Options) -> Result<Report> {
     report.add("machine_load_before", process::load()?, "processes", Bound::None, note);
     let sizes: &[usize] = if options.large { &[1_000, 10_000, 100_000] } else { &[1_000, 10_000] };
     for folder in &options.folders {
-        let mut growth = Vec::new();
+        // Nothing is removed before all is measured: ext4 takes several times as long to make a file while it walks around
+        // the inodes of those that were removed in the last minutes.
+        let whole = tempfile::Builder::new().prefix("stoker-bench-").tempdir_in(folder)?;
+        let (mut growth, mut kept) = (Vec::new(), Vec::new());
         for &files in sizes {
             eprintln!("{files} files in {}.", folder.display());
-            let bench = Bench::new(&options.program, folder, files)?;
+            let work = whole.path().join(files.to_string());
+            std::fs::create_dir(&work)?;
+            let bench = Bench::new(&options.program, &work, files)?;
             let suffix = format!("{}_{files}", file_system(folder)?);
-            let measured = bench.measure(folder, options.rounds, files, &suffix, &mut report)?;
+            let measured = bench.measure(&work, options.rounds, files, &suffix, &mut report)?;
             growth.push((files, measured));
+            kept.push(bench);
         }
         per_file(&growth, &file_system(folder)?, options.large, &mut report);
     }
@@ -88,8 +92,7 @@ struct Measured {
 }
 
 impl Bench {
-    fn new(program: &Path, folder: &Path, files: usize) -> Result<Self> {
-        let own = tempfile::Builder::new().prefix("stoker-bench-").tempdir_in(folder)?;
+    fn new(program: &Path, work: &Path, files: usize) -> Result<Self> {
         let repo = Repo::new()?;
         let bytes = tree::write(repo.path(), files)?;
         eprintln!("  {:.1} MB.", bytes as f64 / 1e6);
@@ -99,19 +102,19 @@ impl Bench {
             View::new(number * (files / 20), 1).write(&repo.path().join(tree::ROOT))?;
         }
         let ten = repo.commit("ten files")?;
-        let cache = own.path().join("cache");
+        let cache = work.join("cache");
         let git = Git::new(ChildCommand::executable(program));
         let remote = Remote::new(RemoteUrl::parse(&repo.file_url())?, Access::default());
         for commit in [&first, &elsewhere, &ten] {
             git.fetch_blocking(&remote, &Cache::new(&cache), &Wanted::commit(commit.parse()?))?;
         }
         let subject = Subject { program: program.to_owned(), cache };
-        Ok(Self { subject, repo, first, elsewhere, ten, _folder: own })
+        Ok(Self { subject, repo, first, elsewhere, ten })
     }
 
     fn measure(
         &self,
-        folder: &Path,
+        work: &Path,
         rounds: usize,
         files: usize,
         suffix: &str,
@@ -119,22 +122,20 @@ impl Bench {
     ) -> Result<Measured> {
         let standard = files == 10_000;
         let bound = |most: f64| if standard { Bound::AtMost(most) } else { Bound::None };
-        let work = tempfile::Builder::new().prefix("stoker-bench-").tempdir_in(folder)?;
-        let (checkout, theirs) = (work.path().join("checkout"), work.path().join("theirs"));
+        let (mut checkout, mut theirs) = (PathBuf::new(), PathBuf::new());
 
         // First sync, in turn with checkout and rsync.
         let (mut ours, mut peer, mut peaks) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds.div_ceil(2) {
-            let data = work.path().join(format!("first-{round}"));
+            let data = work.join(format!("first-{round}"));
             std::fs::create_dir(&data)?;
             let (took, outcome) = self.subject.sync(&self.first, &data, false)?;
             ours.push(took);
             peaks.push(outcome.peak_rss_mib);
-            std::fs::remove_dir_all(&data)?;
-            for made in [&checkout, &theirs] {
-                let _ = std::fs::remove_dir_all(made);
-                std::fs::create_dir(made)?;
-            }
+            (checkout, theirs) =
+                (work.join(format!("checkout-{round}")), work.join(format!("theirs-{round}")));
+            std::fs::create_dir(&checkout)?;
+            std::fs::create_dir(&theirs)?;
             let began = Instant::now();
             self.peer_checkout(&self.first, &checkout)?;
             rsync(&checkout, &theirs)?;
@@ -161,7 +162,7 @@ impl Bench {
         report.add(format!("peak_rss_{suffix}"), peak_mib, "MiB", most, "of the first sync");
 
         // Drift check of what has not changed, in turn with rsync.
-        let data = work.path().join("data");
+        let data = work.join("data");
         std::fs::create_dir(&data)?;
         self.subject.sync(&self.first, &data, false)?;
         let (mut ours, mut peer, mut inside, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -188,7 +189,7 @@ impl Bench {
         let ratio = drift_ms / median(&peer);
         report.add(format!("drift_check_ratio_{suffix}"), ratio, "ratio", bound(0.5), "ours / peer");
         report.add(format!("drift_check_cpu_{suffix}"), median(&cpu), "ms", Bound::None, "CPU time");
-        let trace = work.path().join("trace");
+        let trace = work.join("trace");
         self.subject.traced(&self.first, &data, true, &trace)?;
         let opened = Calls::read(&trace, &data)?.opened as f64;
         report.add(format!("drift_check_opened_{suffix}"), opened, "files", Bound::AtMost(0.0), "by strace");

@@ -56,8 +56,8 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 fn count(program: &Path, folder: &Path) -> Result<BTreeMap<String, u64>> {
-    let bench = Bench::new(program, folder, FILES)?;
     let work = tempfile::Builder::new().prefix("stoker-bench-").tempdir_in(folder)?;
+    let bench = Bench::new(program, work.path(), FILES)?;
     let (data, out) = (work.path().join("data"), work.path().join("counts"));
     std::fs::create_dir(&data)?;
     let mut counted = BTreeMap::new();
