@@ -8,7 +8,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 
 use crate::error::GitError;
 use crate::secret::Secret;
-use crate::url::{RemoteUrl, redact};
+use crate::url::{Protocol, RemoteUrl, redact};
 
 /// A proxy that every request for a repository goes through, those for tokens of a GitHub App included.
 ///
@@ -131,18 +131,46 @@ impl InForce {
     }
 
     /// What the HTTP client makes of the environment; it reads the same variables by the same code.
-    pub(crate) fn of_environment(to: &RemoteUrl) -> Option<Self> {
-        if to.host().is_none_or(is_local) {
-            return None;
+    ///
+    /// # Errors
+    /// When a variable is set and makes no sense: the client would pass it over, and go where it must not.
+    pub(crate) fn of_environment(to: &RemoteUrl) -> Result<Option<Self>, GitError> {
+        let Some(uri) = to.to_string().parse::<http::Uri>().ok().filter(|_| !to.host().is_none_or(is_local))
+        else {
+            return Ok(None);
+        };
+        let names: &[&str] = match to.protocol() {
+            Protocol::Https => &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+            _ => &["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+        };
+        let read = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let Some((name, value)) = names.iter().find_map(|name| Some((name, read(name)?))) else {
+            return Ok(None);
+        };
+        let exempt = ["NO_PROXY", "no_proxy"].iter().find_map(read).unwrap_or_default();
+        let any = Matcher::builder().all("http://any.invalid:1").no(exempt).build();
+        if any.intercept(&uri).is_none() {
+            return Ok(None);
         }
-        let found = Matcher::from_env().intercept(&to.to_string().parse().ok()?)?;
-        let (scheme, host) = (found.uri().scheme_str()?, found.uri().host()?);
+        let invalid = |what: &str| GitError::ProxyInvalid { detail: format!("the variable {name} {what}") };
+        judge_variable(&value).map_err(&invalid)?;
+        // As a CGI program one does not believe in HTTP_PROXY: a client may have set it.
+        let Some(found) = Matcher::from_env().intercept(&uri) else {
+            return if std::env::var_os("REQUEST_METHOD").is_some() {
+                Ok(None)
+            } else {
+                Err(invalid(NO_PROXY_URL))
+            };
+        };
+        let (Some(scheme), Some(host)) = (found.uri().scheme_str(), found.uri().host()) else {
+            return Err(invalid(NO_PROXY_URL));
+        };
         let port = found.uri().port_u16().map(|port| format!(":{port}")).unwrap_or_default();
-        Some(Self {
+        Ok(Some(Self {
             url: format!("{scheme}://{host}{port}"),
             login: found.basic_auth().is_some() || found.raw_auth().is_some(),
             environment: true,
-        })
+        }))
     }
 
     /// The error for a proxy that answers with status 407.
@@ -163,6 +191,36 @@ impl InForce {
 impl fmt::Display for InForce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
+    }
+}
+
+const NO_PROXY_URL: &str = "is no URL of a proxy; write http://HOST:PORT or https://HOST:PORT";
+
+/// What is wrong with the value of a variable that names a proxy. It may hold a password, so nothing of it is repeated.
+fn judge_variable(value: &str) -> Result<(), &'static str> {
+    let rest = match value.split_once("://") {
+        Some((scheme, rest)) if ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
+            rest
+        }
+        Some(_) => return Err(NO_PROXY_URL),
+        None => value,
+    };
+    let (login, place) = rest.rsplit_once('@').map_or(("", rest), |(login, place)| (login, place));
+    if login.contains(|c: char| c.is_control() || c.is_whitespace() || "@/?#\\\"".contains(c)) {
+        return Err(
+            "has a login with a character that has to be written as % and its code: %40 for @, %2F for /, %23 \
+                    for #, %3F for ?, %5C for \\, %20 for a blank",
+        );
+    }
+    let place = place.strip_suffix('/').unwrap_or(place);
+    let port = place.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+    if port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0)) {
+        return Err("has no port from 1 to 65535; write http://HOST:PORT or https://HOST:PORT");
+    }
+    let parsed = url::Url::parse(&format!("http://{place}")).ok();
+    match parsed.filter(|url| url.host_str().is_some_and(|host| !host.is_empty()) && url.path() == "/") {
+        Some(url) if url.query().is_none() && url.fragment().is_none() => Ok(()),
+        _ => Err(NO_PROXY_URL),
     }
 }
 
@@ -199,10 +257,50 @@ mod tests {
             ("http://proxy:3128?x=1", "write http://HOST:PORT"),
             ("http://pro xy:3128", "write http://HOST:PORT"),
             ("http://ada:hunter2@proxy:3128", "give the login apart"),
+            ("http://ada:a/hunter2@proxy:3128", "write http://HOST:PORT"),
+            ("http://ada:a#hunter2@proxy:3128", "write http://HOST:PORT"),
+            ("http://ada:a@hunter2/b@proxy:3128", "write http://HOST:PORT"),
             ("", "write http://HOST:PORT"),
         ] {
             let error = text.parse::<Proxy>().unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains("hunter2"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_the_client_would_pass_over_is_refused() {
+        for good in [
+            "http://proxy:3128",
+            "https://proxy:3128/",
+            "HTTP://proxy",
+            "proxy:3128",
+            "http://ada:p%40ss@proxy:3128",
+            "http://[fd00::1]:8080",
+            "http://[fd00::1]",
+        ] {
+            assert_eq!(judge_variable(good), Ok(()), "{good}");
+            let found =
+                Matcher::builder().all(good).build().intercept(&"https://git.example.com".parse().unwrap());
+            assert!(found.is_some(), "{good}");
+        }
+        for (bad, says) in [
+            ("http//proxy:3128", "is no URL"),
+            ("socks5://proxy:1080", "is no URL"),
+            ("http://proxy:3128 ", "has no port"),
+            ("\"http://proxy:3128\"", "is no URL"),
+            ("http://proxy:port", "has no port"),
+            ("http://proxy:99999", "has no port"),
+            ("http://proxy:0", "has no port"),
+            ("http://proxy:3128/path", "has no port"),
+            ("http://", "is no URL"),
+            ("http://PLANT\\ada:x@proxy:3128", "%5C for"),
+            ("http://ada:a b@proxy:3128", "%20 for"),
+            ("http://ada:a/b@proxy:3128", "%2F for"),
+            ("http://ada:a#b@proxy:3128", "%23 for"),
+            ("http://ada:a@b@proxy:3128", "%40 for"),
+        ] {
+            let why = judge_variable(bad).unwrap_err();
+            assert!(why.contains(says), "{bad}: {why}");
         }
     }
 

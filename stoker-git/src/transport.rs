@@ -57,9 +57,9 @@ impl Destination<'_> {
     }
 
     /// The proxy that is in force: the one that was configured, or else the environment's.
-    fn proxy(&self) -> Option<InForce> {
+    fn proxy(&self) -> Result<Option<InForce>, GitError> {
         match &self.access.proxy {
-            Some(proxy) => Some(InForce::configured(proxy)),
+            Some(proxy) => Ok(Some(InForce::configured(proxy))),
             None => InForce::of_environment(self.url),
         }
     }

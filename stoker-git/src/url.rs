@@ -183,7 +183,12 @@ impl RemoteUrl {
             (Protocol::Ssh, Some(user)) => Some(checked("user", user, text)?),
             (_, Some(_)) => return Err(UrlError::Userinfo { url: redact(text) }),
         };
-        let (host, port) = split_port(address).ok_or_else(|| UrlError::Host(redact(address)))?;
+        let (host, port) = match split_port(address) {
+            Some(place) => place,
+            // `user:pass/word@host`: the password ends what looks like the host.
+            None if path.contains('@') => return Err(UrlError::Userinfo { url: redact(text) }),
+            None => return Err(UrlError::Host(redact(address))),
+        };
         let host = checked_host(host)?;
         let path = clean_path(protocol, path).ok_or_else(|| UrlError::NoPath { url: redact(text) })?;
         if path.trim_start_matches('/').starts_with('-') {
@@ -362,27 +367,27 @@ impl Serialize for RemoteUrl {
 /// ```
 #[must_use]
 pub fn redact(text: &str) -> String {
-    let (text, tail) = match text.find(['?', '#']) {
-        Some(at) => (&text[..at], format!("{}***", &text[at..=at])),
-        None => (text, String::new()),
-    };
-    let scheme = text.find("://");
-    let start = scheme.map_or(0, |at| at + 3);
     let is_scheme = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    if scheme.is_some_and(|at| !is_scheme(&text[..at])) {
-        // No URL at all: whatever stands before the last host may be a login.
-        let shown = text.rfind('@').map_or_else(|| text.to_owned(), |at| format!("***{}", &text[at..]));
-        return crate::text::printable(&format!("{shown}{tail}"), 300);
-    }
-    let end = text[start..].find('/').map_or(text.len(), |at| start + at);
-    let shown = match text[start..end].rfind('@') {
-        // The user of `git@host:path` is no secret; anything with a colon might be.
-        Some(at) if start > 0 || text[..at].contains(':') => {
-            format!("{}***{}", &text[..start], &text[start + at..])
-        }
-        _ => text.to_owned(),
+    let (start, is_url) = match text.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => (scheme.len() + 3, true),
+        _ => (0, false),
     };
-    crate::text::printable(&format!("{shown}{tail}"), 300)
+    // What stands before the last @ may be a login, its password with any character: it counts as one if there is something
+    // of a login before the path. The user of `git@host:path` is no secret; anything with a colon might be.
+    let authority = &text[start..start + text[start..].find(['/', '?', '#']).unwrap_or(text.len() - start)];
+    let login = text[start..].rfind('@').map(|at| start + at).filter(|at| match is_url {
+        true => authority.contains([':', '@']),
+        false => text[..*at].contains(':'),
+    });
+    let (shown, rest) = match login {
+        Some(at) => (format!("{}***", &text[..start]), &text[at..]),
+        None => (String::new(), text),
+    };
+    let rest = match rest.find(['?', '#']) {
+        Some(at) => format!("{}***", &rest[..=at]),
+        None => rest.to_owned(),
+    };
+    crate::text::printable(&format!("{shown}{rest}"), 300)
 }
 
 fn split_port(address: &str) -> Option<(&str, Option<u16>)> {

@@ -63,7 +63,8 @@ pub(crate) fn run(args: &cli::Validate) -> Result<u8> {
 }
 
 fn documents(text: &str) -> Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|e| anyhow::anyhow!("{}", e.without_snippet()))?;
     Ok(documents.into_iter().filter(|d| !d.is_null()).collect())
 }
 

@@ -79,7 +79,7 @@ pub(super) fn open(to: &Destination<'_>, service: Service) -> Result<HttpConnect
         service,
         url: to.url.to_string(),
         address: to.address(),
-        proxy: to.proxy(),
+        proxy: to.proxy()?,
         limits: to.limits.clone(),
     };
     connection.greet()?;

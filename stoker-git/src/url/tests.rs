@@ -125,3 +125,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_password_is_not_shown_whatever_is_in_it() {
+    for login in [
+        "ada:TOP/SECRET",
+        "ada:TOP#SECRET",
+        "ada:TOP?SECRET",
+        "ada:TOP@SECRET/zzz",
+        "ada:1234/SECRET",
+        "SECRET",
+    ] {
+        for url in
+            [format!("https://{login}@git.example.com/x.git"), format!("http//{login}:x@git.example.com/x")]
+        {
+            assert!(!redact(&url).contains("SECRET") && !redact(&url).contains("TOP"), "{}", redact(&url));
+            // By RFC 3986 a password of digits before a slash is a port.
+            let Err(error) = RemoteUrl::parse(&url).map_err(|e| e.to_string()) else {
+                assert!(url.contains("1234"), "{url}");
+                continue;
+            };
+            assert!(!error.contains("SECRET") && !error.contains("TOP"), "{error}");
+        }
+    }
+    for plain in
+        ["https://git.example.com/a@b.git", "git@git.example.com:plant.git", "https://git.example.com:8443/x"]
+    {
+        assert_eq!(redact(plain), plain);
+    }
+}

@@ -75,6 +75,26 @@ async fn a_login_of_a_proxy_reaches_the_proxy_and_no_error() {
     }
 }
 
+/// A client would pass it over in silence, and go directly where it must not.
+#[tokio::test]
+async fn a_variable_that_names_no_proxy_is_refused_and_not_shown() {
+    let plant = Plant::new();
+    let resolve = async |name: &str, variables: &[(&str, &str)]| {
+        let git = client_with(&plant, name, variables);
+        let remote = remote("https://git.example.invalid/plant.git");
+        git.resolve(&remote, &"main".parse().unwrap()).await.unwrap_err()
+    };
+    let backslash = format!("http://PLANT\\ada:{CANARY}@127.0.0.1:9");
+    let error = resolve("backslash", &[("HTTPS_PROXY", &backslash), ("NO_PROXY", "")]).await;
+    assert_eq!(error.category().as_str(), "ProxyInvalid", "{error}");
+    assert!(error.to_string().contains("the variable HTTPS_PROXY has a login"), "{error}");
+    assert!(!format!("{error:?}").contains(CANARY), "{error:?}");
+    // What does not matter for this host is not judged.
+    let exempt = [("HTTPS_PROXY", &*backslash), ("NO_PROXY", ".example.invalid")];
+    let error = resolve("exempt-https", &exempt).await;
+    assert!(error.to_string().contains("cannot resolve the name"), "{error}");
+}
+
 #[tokio::test]
 async fn hosts_that_are_exempt_from_the_proxy_are_asked_directly() {
     let plant = Plant::new();

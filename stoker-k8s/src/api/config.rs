@@ -234,8 +234,11 @@ impl AgentConfig {
     /// # Errors
     /// When it is not an agent configuration, with the place and what to write instead.
     pub fn parse(file: &str, yaml: &str) -> Result<Self, ConfigError> {
-        let syntax =
-            |e: &dyn std::fmt::Display| ConfigError::Syntax { file: file.to_owned(), message: e.to_string() };
+        // Without the lines around the place: somebody may have written a secret where the name of a file belongs.
+        let syntax = |e: &serde_saphyr::Error| ConfigError::Syntax {
+            file: file.to_owned(),
+            message: e.without_snippet().to_string(),
+        };
         let value: serde_json::Value = serde_saphyr::from_str(yaml).map_err(|e| syntax(&e))?;
         let text = |key: &str| value.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
         let (api_version, kind) = (text("apiVersion"), text("kind"));

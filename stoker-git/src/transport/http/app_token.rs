@@ -34,7 +34,7 @@ pub(crate) fn exchange(to: &Destination<'_>, app: &GithubApp) -> Result<Given, G
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     let jwt = app.jwt(now)?;
-    let runtime = to.runtime()?;
+    let (runtime, proxy) = (to.runtime()?, to.proxy()?);
     let client = client::build(to)?;
     let url = to.url.to_string();
     let patience = to.limits.stall_timeout;
@@ -52,14 +52,14 @@ pub(crate) fn exchange(to: &Destination<'_>, app: &GithubApp) -> Result<Given, G
         let mut response = timeout(patience, request.send())
             .await
             .map_err(late)?
-            .map_err(|e| client::meaning(&e, &to.address(), to.proxy().as_ref(), to.limits))?;
+            .map_err(|e| client::meaning(&e, &to.address(), proxy.as_ref(), to.limits))?;
         let status = response.status();
         let clock = date(response.headers());
         if status.is_redirection() {
             let target = response.headers().get("location").and_then(|l| l.to_str().ok()).unwrap_or_default();
             return Err(GitError::RedirectRefused { url, target: crate::url::redact(target) });
         }
-        if let Some(proxy) = to.proxy().filter(|_| status.as_u16() == 407) {
+        if let Some(proxy) = proxy.as_ref().filter(|_| status.as_u16() == 407) {
             return Err(proxy.wants_login());
         }
         if !status.is_success() {

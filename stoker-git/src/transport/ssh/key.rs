@@ -20,6 +20,9 @@ pub(super) enum Unreadable {
     /// A cipher that is not understood.
     Cipher(String),
     NotAKey,
+    /// The other half.
+    PublicKey,
+    Empty,
 }
 
 impl fmt::Display for Unreadable {
@@ -31,6 +34,8 @@ impl fmt::Display for Unreadable {
                 f,
                 "it is encrypted by {name}, which is not supported; ssh-keygen -p -f FILE writes it anew"
             ),
+            Self::Empty => f.write_str("there is nothing in it"),
+            Self::PublicKey => f.write_str("it is a public key; the private one, without .pub, is needed"),
             Self::NotAKey => {
                 f.write_str("it is not a private key (ed25519, ECDSA or RSA) in OpenSSH or PEM form")
             }
@@ -55,7 +60,16 @@ pub(super) fn apart(text: &str) -> Vec<&str> {
 
 /// Reads one key. A passphrase for a key that has none is no harm.
 pub(super) fn read(text: &str, passphrase: Option<&str>) -> Result<PrivateKey, Unreadable> {
+    let whole = text.trim_start();
     let text = block(text);
+    if text.is_empty() {
+        let is_public = ["ssh-", "ecdsa-", "sk-", "-----BEGIN PUBLIC KEY", "---- BEGIN SSH2 PUBLIC KEY"];
+        return Err(match whole {
+            "" => Unreadable::Empty,
+            other if is_public.iter().any(|begin| other.starts_with(begin)) => Unreadable::PublicKey,
+            _ => Unreadable::NotAKey,
+        });
+    }
     let parsed = pem::parse(text.as_bytes()).map_err(|_| Unreadable::NotAKey)?;
     if let Some(info) = parsed.headers().get("DEK-Info") {
         let passphrase = passphrase.ok_or(Unreadable::NoPassphrase)?;
@@ -235,10 +249,15 @@ mod tests {
         let key = read(&text, None).unwrap();
         let spaced = format!("# the key of line 1\n\n{}# its end\n", text.replace('\n', "\n\n"));
         assert_eq!(read(&spaced, None).unwrap(), key);
-        for nothing in
-            ["", "ssh-ed25519 AAAA ada", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
-        {
-            assert_eq!(read(nothing, Some("x")), Err(Unreadable::NotAKey), "{nothing}");
+        let public = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+        for (nothing, why) in [
+            ("", Unreadable::Empty),
+            (" \n", Unreadable::Empty),
+            ("ssh-ed25519 AAAA ada", Unreadable::PublicKey),
+            (public, Unreadable::PublicKey),
+            ("garbage", Unreadable::NotAKey),
+        ] {
+            assert_eq!(read(nothing, Some("x")), Err(why), "{nothing}");
         }
     }
 }
