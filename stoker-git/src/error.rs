@@ -63,9 +63,11 @@ pub enum GitError {
     },
     /// No known key for this ssh host.
     #[error(
-        "the ssh host key of {host} is not known; it offered {fingerprint}; if that is right, add to known_hosts: {line}"
+        "the ssh host key of {host} is not known{unusable}; it offered {fingerprint}; if that is right, add to known_hosts: {line}"
     )]
     HostKeyUnknown {
+        /// The first line of known_hosts that makes no sense, in words; empty if there is none.
+        unusable: String,
         /// The host, as known_hosts writes it.
         host: String,
         /// `SHA256:...`, as `ssh-keygen -l` prints it.

@@ -187,7 +187,14 @@ impl Gate {
             HostKeyVerdict::Uncertified { why } => {
                 Err(GitError::HostCertificateRefused { host, why, fingerprint, line })
             }
-            HostKeyVerdict::Unknown => Err(GitError::HostKeyUnknown { host, fingerprint, line }),
+            HostKeyVerdict::Unknown => {
+                let skipped = self.known.skipped().first();
+                let unusable = skipped.map(|skipped| {
+                    format!(" (line {} of known_hosts cannot be used: {})", skipped.line, skipped.reason)
+                });
+                let unusable = unusable.unwrap_or_default();
+                Err(GitError::HostKeyUnknown { unusable, host, fingerprint, line })
+            }
             HostKeyVerdict::Changed { known } => {
                 Err(GitError::HostKeyChanged { host, fingerprint, known: known.join(", "), line })
             }

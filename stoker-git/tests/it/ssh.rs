@@ -197,10 +197,13 @@ async fn an_unknown_a_changed_and_a_revoked_host_key_are_three_things() {
     };
 
     let error = resolve(String::new()).await.unwrap_err();
-    let GitError::HostKeyUnknown { host, fingerprint, line } = &error else { panic!("{error}") };
+    let GitError::HostKeyUnknown { host, fingerprint, line, .. } = &error else { panic!("{error}") };
     assert_eq!(*host, format!("[127.0.0.1]:{}", sshd.port));
     let listed = run("ssh-keygen", &["-lf", sshd.dir.join("host-ed25519.pub").to_str().unwrap()]);
     assert!(listed.contains(fingerprint.as_str()), "{listed} {fingerprint}");
+    let error =
+        resolve(std::fs::read_to_string(sshd.dir.join("host-ed25519.pub")).unwrap()).await.unwrap_err();
+    assert!(error.to_string().contains("(line 1 of known_hosts cannot be used: "), "{error}");
     // The line that the error offers is the line that helps.
     resolve(line.clone()).await.unwrap();
 

@@ -53,8 +53,12 @@ fn reason_of(status: &StokerStatus, type_: &str) -> String {
 fn ready_names_the_one_thing_to_act_on() {
     let one = || world(json!({})).pod("gw-0", true, service());
     let unreachable = || GitError::Unreachable { host: "h".into(), detail: "d".into() };
-    let unknown_key =
-        || GitError::HostKeyUnknown { host: "h".into(), fingerprint: "f".into(), line: "l".into() };
+    let unknown_key = || GitError::HostKeyUnknown {
+        unusable: String::new(),
+        host: "h".into(),
+        fingerprint: "f".into(),
+        line: "l".into(),
+    };
     let error = |category: &str| AgentStatus {
         sync_status: SyncStatus::Error,
         reason: Some(category.into()),
