@@ -139,15 +139,20 @@ impl InForce {
         else {
             return Ok(None);
         };
-        let names: &[&str] = match to.protocol() {
-            Protocol::Https => &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
-            _ => &["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+        // Of two spellings the first that is set counts, also when it is empty.
+        let set = |name| Some((name, std::env::var_os(name)?.to_string_lossy().into_owned()));
+        let first = |names: [&'static str; 2]| names.into_iter().find_map(set);
+        let own = match to.protocol() {
+            Protocol::Https => first(["HTTPS_PROXY", "https_proxy"]),
+            _ => first(["HTTP_PROXY", "http_proxy"]),
         };
-        let read = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let Some((name, value)) = names.iter().find_map(|name| Some((name, read(name)?))) else {
+        let given = |found: &(&str, String)| !found.1.is_empty();
+        let Some((name, value)) =
+            own.filter(given).or_else(|| first(["ALL_PROXY", "all_proxy"]).filter(given))
+        else {
             return Ok(None);
         };
-        let exempt = ["NO_PROXY", "no_proxy"].iter().find_map(read).unwrap_or_default();
+        let exempt = first(["NO_PROXY", "no_proxy"]).map(|(_, hosts)| hosts).unwrap_or_default();
         let any = Matcher::builder().all("http://any.invalid:1").no(exempt).build();
         if any.intercept(&uri).is_none() {
             return Ok(None);

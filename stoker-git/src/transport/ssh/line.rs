@@ -110,6 +110,8 @@ impl Ear {
     /// Takes in one message. May be given up at any time without losing one.
     async fn hear(&mut self) -> Heard {
         match self.half.wait().await {
+            // Nothing to read would be read as the end.
+            Some(ChannelMsg::Data { data }) if data.is_empty() => {}
             Some(ChannelMsg::Data { data }) => self.heard.push_back(data.into()),
             Some(ChannelMsg::ExtendedData { data, .. }) => {
                 let room = MAX_COMPLAINT - self.complaint.len();
