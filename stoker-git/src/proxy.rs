@@ -101,7 +101,7 @@ impl FromStr for Proxy {
         }
         let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|port| port == 0) {
-            return Err(invalid("has no port from 1 to 65535; write http://HOST:PORT or https://HOST:PORT"));
+            return Err(invalid(NO_PORT));
         }
         let parsed = url::Url::parse(text).map_err(|_| invalid(form))?;
         let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid(form))?;
@@ -199,6 +199,7 @@ impl fmt::Display for InForce {
     }
 }
 
+const NO_PORT: &str = "has no port from 1 to 65535; write http://HOST:PORT or https://HOST:PORT";
 const NO_PROXY_URL: &str = "is no URL of a proxy; write http://HOST:PORT or https://HOST:PORT";
 
 /// What is wrong with the value of a variable that names a proxy. It may hold a password, so nothing of it is repeated.
@@ -220,7 +221,7 @@ fn judge_variable(value: &str) -> Result<(), &'static str> {
     let place = place.strip_suffix('/').unwrap_or(place);
     let port = place.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
     if port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0)) {
-        return Err("has no port from 1 to 65535; write http://HOST:PORT or https://HOST:PORT");
+        return Err(NO_PORT);
     }
     let parsed = url::Url::parse(&format!("http://{place}")).ok();
     match parsed.filter(|url| url.host_str().is_some_and(|host| !host.is_empty()) && url.path() == "/") {
