@@ -8,6 +8,16 @@ pub const MAX_NAME: usize = 253;
 /// Longest value of a label, in bytes.
 pub const MAX_LABEL: usize = 63;
 
+/// Whether the text can be the name of an object or a namespace at all: a DNS subdomain name, RFC 1123.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    text.len() <= MAX_NAME
+        && text.split('.').all(|label| {
+            !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+        })
+}
+
 /// Name of the ConfigMap that tells the agents of `cr` what to run.
 #[must_use]
 pub fn metadata(cr: &str) -> String {
@@ -68,6 +78,31 @@ mod tests {
         assert_eq!(status("my-sync", "gw-0"), "stoker-status-my-sync-gw-0");
         assert_eq!(agent_role("my-sync"), "stoker-agent-my-sync");
         assert_eq!(label_value("my-sync"), "my-sync");
+    }
+
+    #[test]
+    fn nothing_but_a_name_passes_for_one() {
+        for name in ["a", "0", "plant-a", "plant.a-b.c", &"x".repeat(MAX_NAME)] {
+            assert!(is_name(name), "{name}");
+        }
+        for other in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            "-a",
+            "a-",
+            "a.-b",
+            "A",
+            "a/b",
+            "a?b",
+            "a%2fb",
+            "a b",
+            "ä",
+            &"x".repeat(MAX_NAME + 1),
+        ] {
+            assert!(!is_name(other), "{other}");
+        }
     }
 
     #[test]

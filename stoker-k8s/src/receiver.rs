@@ -18,18 +18,21 @@
 //! | 401 | `unauthorized` | no valid signature, or no such `Stoker`, or it takes no deliveries: always the same answer, after the same time |
 //! | 403 | `forbidden` | asks for a ref that `spec.webhook.allowedRefs` does not allow |
 //! | 408, 413, 415 | `invalid` | too slow, too large, compressed or of another media type |
-//! | 503 | `unavailable` | not now: try again |
+//! | 503 | `unavailable` | not now, as the controller starts or the API server does not answer: try again |
 //!
 //! The body is always one JSON object, [`Answer`].
 //!
 //! # Guarantees
 //!
 //! - Nothing is parsed, and no API request made, for a delivery without a signature of a known kind.
+//! - A `Stoker` that the watch has not shown yet is looked up; strangers cause two such look-ups a second at most.
+//! - While the API server does not answer, a delivery that cannot be judged is put off with 503, whatever its name.
 //! - A signature that is there must be right: a weaker one beside it does not rescue it.
 //! - Memory is bounded: a delivery by [`Settings::max_body_bytes`], all of them by [`Settings::max_buffered_bytes`].
 //! - A thousand deliveries at once for one `Stoker` become a few writes, the newest last.
 
 mod answer;
+mod api_server;
 mod body;
 mod decide;
 mod keys;
@@ -57,7 +60,8 @@ pub use signature::{Key, Signatures, TIMESTAMP_WINDOW, VerifyError};
 pub use source::{Origin, Source};
 use tokio::time::{Instant, sleep_until};
 
-use crate::roster::{Roster, StokerView};
+use crate::names;
+use crate::roster::{self, Roster, RosterError, Scope, StokerView};
 
 /// Where deliveries go.
 pub const PATH: &str = "/v1/namespaces/{namespace}/stokers/{name}/webhook";
@@ -92,7 +96,11 @@ impl Default for Settings {
 pub struct ReceiverState(Arc<Inner>);
 
 struct Inner {
+    client: Client,
     roster: Roster,
+    scope: Scope,
+    look_ups: api_server::Allowance,
+    outage: Arc<api_server::Outage>,
     keys: keys::Keys,
     buffer: body::Buffer,
     seen: seen::Seen,
@@ -103,12 +111,19 @@ struct Inner {
 }
 
 impl ReceiverState {
-    /// Deliveries for the `Stoker`s of `roster`; `client` reads their secrets by name and writes their annotations.
+    /// Deliveries for the `Stoker`s of `roster`, and for those of `scope` that it lacks yet.
+    ///
+    /// `client` reads `Stoker`s and their secrets by name, and writes annotations.
     #[must_use]
-    pub fn new(client: Client, roster: Roster, settings: &Settings) -> Self {
+    pub fn new(client: Client, roster: Roster, scope: Scope, settings: &Settings) -> Self {
+        let outage = Arc::<api_server::Outage>::default();
         Self(Arc::new(Inner {
+            client: client.clone(),
             roster,
-            keys: keys::Keys::new(client.clone()),
+            scope,
+            look_ups: api_server::Allowance::default(),
+            keys: keys::Keys::new(client.clone(), Arc::clone(&outage)),
+            outage,
             buffer: body::Buffer::new(settings),
             seen: seen::Seen::default(),
             triggers: trigger::Triggers::new(client),
@@ -142,7 +157,7 @@ async fn receive(
     let mut body = body.into_data_stream();
     let answer = state.0.handle(&namespace, &name, &headers, &origin, &mut body).await;
     state.0.buffer.discard(&headers, &mut body, arrived).await;
-    if answer.status() == StatusCode::UNAUTHORIZED {
+    if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::SERVICE_UNAVAILABLE) {
         sleep_until(arrived + state.0.refusal_delay).await;
     }
     let (source, outcome) = (origin.source.as_str(), answer.outcome());
@@ -178,7 +193,7 @@ impl Inner {
             Err(answer) => return answer,
         };
         let Some(stoker) = self.authenticate(namespace, name, &signatures, &received).await else {
-            return Answer::unauthorized();
+            return self.refused();
         };
         let delivery = match parse(origin, format, received.bytes()) {
             Ok(delivery) => delivery,
@@ -193,6 +208,42 @@ impl Inner {
         }
     }
 
+    /// The answer to a delivery that nobody vouches for. It never depends on the name, which strangers try out.
+    fn refused(&self) -> Answer {
+        if self.outage.is_recent(Instant::now()) {
+            return Answer::unavailable("the API server did not say who may send");
+        }
+        Answer::unauthorized()
+    }
+
+    /// The `Stoker` as the watch shows it; else as the API server has it, as a watch may lag behind.
+    async fn find(&self, namespace: &str, name: &str) -> Option<Arc<StokerView>> {
+        if let Some(known) = self.roster.get(namespace, name) {
+            return Some(known);
+        }
+        // The names come from strangers: nothing else may get into the path of a request.
+        let possible = names::is_name(namespace) && names::is_name(name) && self.scope.contains(namespace);
+        if !possible || !self.look_ups.take(Instant::now()) {
+            return None;
+        }
+        match roster::get(self.client.clone(), namespace, name, api_server::READ_LIMIT).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(
+                    namespace,
+                    name,
+                    error = stoker_core::chain(&error),
+                    "cannot look up a stoker"
+                );
+                match error {
+                    RosterError::Api(error) => self.outage.note(&error, Instant::now()),
+                    RosterError::Timeout { .. } => self.outage.begin(Instant::now()),
+                }
+                None
+            }
+        }
+    }
+
     /// The `Stoker`, if it takes deliveries and one of its keys made every signature.
     async fn authenticate(
         &self,
@@ -201,7 +252,7 @@ impl Inner {
         signatures: &Arc<Signatures>,
         received: &Arc<body::Received>,
     ) -> Option<Arc<StokerView>> {
-        let stoker = self.roster.get(namespace, name).filter(|stoker| !stoker.deleting);
+        let stoker = self.find(namespace, name).await.filter(|stoker| !stoker.deleting);
         let secret = stoker
             .as_ref()
             .filter(|s| s.spec.webhook.enabled)

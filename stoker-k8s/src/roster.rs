@@ -17,7 +17,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use stoker_core::{Category, Fault, Retry};
-pub use watch::{Scope, list, watch};
+pub use watch::{Scope, get, list, watch};
 
 use crate::annotations;
 use crate::api::{
@@ -29,7 +29,7 @@ use crate::api::{
 #[non_exhaustive]
 pub enum RosterError {
     /// The API server takes too long.
-    #[error("the API server did not list the stokers of namespace {namespace} within {} ms", limit.as_millis())]
+    #[error("the API server did not return the stokers of namespace {namespace} within {} ms", limit.as_millis())]
     Timeout {
         /// The namespace.
         namespace: String,
@@ -37,7 +37,7 @@ pub enum RosterError {
         limit: Duration,
     },
     /// The API server answers with an error.
-    #[error("cannot list stokers")]
+    #[error("cannot read stokers")]
     Api(#[from] kube::Error),
 }
 

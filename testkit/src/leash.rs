@@ -196,6 +196,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The file goes with the leash, and a failure that comes once in a hundred runs is not had again.
+            eprintln!("── the last lines of {}\n{}", self.name, self.last_lines(200));
+        }
         let _ = self.kill();
     }
 }

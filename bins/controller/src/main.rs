@@ -166,8 +166,8 @@ async fn run(run: Run) -> Result<()> {
             TcpListener::bind(address).await.with_context(|| format!("--receiver-address {address}"))?;
         tracing::info!(address = %listener.local_addr()?, "listening for deliveries");
         let roster = Roster::default();
-        tokio::spawn(roster::watch(watching, scope, roster.clone()));
-        let state = ReceiverState::new(requests, roster, &receiver::Settings::default());
+        tokio::spawn(roster::watch(watching, scope.clone(), roster.clone()));
+        let state = ReceiverState::new(requests, roster, scope, &receiver::Settings::default());
         servers.push(tokio::spawn(serve::until_stopped(listener, receiver::router(state), stopping.clone())));
     }
     tracing::info!(identity, version = env!("CARGO_PKG_VERSION"), "controller");

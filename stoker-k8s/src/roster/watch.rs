@@ -115,6 +115,22 @@ pub async fn list(
     Ok(objects.items.into_iter().filter_map(view).map(Arc::new).collect())
 }
 
+/// Reads one `Stoker` from the API server, within `limit`: for when the watch may lag behind.
+///
+/// # Errors
+/// When the API server does not answer in time, or with an error; one that does not exist is none.
+pub async fn get(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    limit: Duration,
+) -> Result<Option<Arc<StokerView>>, RosterError> {
+    let api = api(client, Some(namespace));
+    let answer = tokio::time::timeout(limit, api.get_opt(name)).await;
+    let object = answer.map_err(|_| RosterError::Timeout { namespace: namespace.to_owned(), limit })??;
+    Ok(object.and_then(view).map(Arc::new))
+}
+
 fn api(client: Client, namespace: Option<&str>) -> Api<Guarded> {
     let resource = ApiResource::erase::<Stoker>(&());
     match namespace {

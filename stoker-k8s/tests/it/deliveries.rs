@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use stoker_k8s::api::Stoker;
 use stoker_k8s::receiver::{self, ReceiverState, Settings};
-use stoker_k8s::roster::{self, Roster, Scope};
+use stoker_k8s::roster::{self, Roster, Scope, StokerView};
 use stoker_testkit::{Namespace, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -43,7 +43,18 @@ struct Bed {
 /// An answer: status, and the JSON in it.
 type Said = (StatusCode, Value);
 
+/// Whether the receiver's roster follows the API server, or stays empty as if its watch were late.
+#[derive(PartialEq)]
+enum Watch {
+    Follows,
+    Lags,
+}
+
 async fn bed(settings: Settings) -> Option<Bed> {
+    bed_with(Watch::Follows, settings).await
+}
+
+async fn bed_with(watch: Watch, settings: Settings) -> Option<Bed> {
     let (cluster, helm) = (cluster::get().await?, helm::get().await?);
     let (namespace, admin) = (cluster.server.namespace().await.unwrap(), cluster.client());
     // The controller's rights, as the chart gives them, in this namespace.
@@ -58,20 +69,23 @@ async fn bed(settings: Settings) -> Option<Bed> {
     bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
     let client = cluster.server.token_client(&namespace, "default").await.unwrap();
 
-    let roster = Roster::default();
-    tokio::spawn(roster::watch(
-        client.clone(),
-        Scope::Namespaces(vec![namespace.to_string()]),
-        roster.clone(),
-    ));
-    let router = receiver::router(ReceiverState::new(client, roster.clone(), &settings));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    let (roster, scope) = (Roster::default(), Scope::Namespaces(vec![namespace.to_string()]));
+    match watch {
+        Watch::Follows => drop(tokio::spawn(roster::watch(client.clone(), scope.clone(), roster.clone()))),
+        Watch::Lags => roster.complete(),
+    }
+    let address = serve(ReceiverState::new(client, roster.clone(), scope, &settings)).await;
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let bed = Bed { cluster, namespace, client: admin, roster, address, http };
     bed.secret("hook", &[("key", KEY), ("key.previous", OLD_KEY)]).await;
     Some(bed)
+}
+
+async fn serve(state: ReceiverState) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, receiver::router(state)).await });
+    address
 }
 
 impl Bed {
@@ -96,6 +110,15 @@ impl Bed {
 
     /// A `Stoker` that follows `main` and takes deliveries, known to the receiver when this returns.
     async fn stoker(&self, name: &str, spec: Value) {
+        self.create(name, spec).await;
+        wait::until_true("the Stoker to be known", LIMIT, || async {
+            Ok(self.roster.is_complete() && self.roster.get(&self.namespace, name).is_some())
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn create(&self, name: &str, spec: Value) {
         let mut object = json!({
             "apiVersion": "stoker.io/v1alpha1", "kind": "Stoker", "metadata": { "name": name },
             "spec": { "git": { "repo": "https://git.example.com/a.git", "ref": "main" },
@@ -107,11 +130,6 @@ impl Bed {
             .create(&PostParams::default(), &serde_json::from_value(object).unwrap())
             .await
             .unwrap();
-        wait::until_true("the Stoker to be known", LIMIT, || async {
-            Ok(self.roster.is_complete() && self.roster.get(&self.namespace, name).is_some())
-        })
-        .await
-        .unwrap();
     }
 
     fn url(&self, name: &str) -> String {
@@ -487,6 +505,78 @@ async fn a_thousand_deliveries_at_once_become_a_few_writes() {
     let secrets = bed.cluster.server.requests_of(&user).unwrap();
     let reads = secrets.iter().filter(|request| request.request_uri.contains("/secrets/")).count();
     assert!(reads <= 64, "{reads}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_taken_for_a_stoker_that_the_watch_has_not_shown_yet() {
+    let Some(bed) = bed_with(Watch::Lags, Settings::default()).await else { return };
+    bed.create("s", json!({})).await;
+    let (status, said) = bed.github("s", "push", "d-1", &push("refs/heads/main")).await;
+    assert_eq!((status, &said["outcome"]), (StatusCode::ACCEPTED, &json!("accepted")));
+    assert_eq!(bed.annotations("s").await["stoker.io/requested-by"], "github/d-1");
+
+    // Strangers who try out names, possible ones or not, cannot make the API server work at their pace.
+    let names =
+        (0..100).map(|n| format!("s-{n}")).chain(["s%2Fstatus".to_owned(), "..%2Fsecrets%2Fhook".to_owned()]);
+    let tries = names.map(|name| {
+        let bed = &bed;
+        async move { bed.github(&name, "push", "d-2", &push("refs/heads/main")).await.0 }
+    });
+    for status in futures::future::join_all(tries).await {
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    let elsewhere = format!("http://{}/v1/namespaces/kube-system/stokers/s/webhook", bed.address);
+    let signature = ("x-hub-signature-256", format!("sha256={}", sign(KEY, b"{}")));
+    assert_eq!(bed.post(&elsewhere, &[signature], "{}").await.0, StatusCode::UNAUTHORIZED);
+
+    let user = format!("system:serviceaccount:{}:default", &*bed.namespace);
+    let reads = || {
+        let requests = bed.cluster.server.requests_of(&user).unwrap();
+        let reads: Vec<String> =
+            requests.iter().filter(|r| r.verb == "get").map(|r| r.request_uri.clone()).collect();
+        reads
+    };
+    // The log is written a little later than the answer.
+    wait::until_true("the audit log", LIMIT, || async { Ok(reads().len() > 5) }).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let of_stokers: Vec<String> = reads().into_iter().filter(|uri| uri.contains("/stokers/")).collect();
+    assert!(of_stokers.len() <= 20, "{of_stokers:?}");
+    assert!(
+        of_stokers.iter().all(|uri| uri.contains(&format!("/namespaces/{}/", &*bed.namespace))),
+        "{of_stokers:?}"
+    );
+    assert_eq!(reads().iter().filter(|uri| uri.contains("/secrets/")).count(), 1, "{:?}", reads());
+}
+
+#[tokio::test]
+async fn without_the_api_server_every_delivery_is_put_off_whatever_its_name() {
+    // A port that was free a moment ago.
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let client = Client::try_from(kube::Config::new(format!("http://{gone}").parse().unwrap())).unwrap();
+    let roster = Roster::default();
+    let spec = json!({ "git": { "ref": "main" }, "gateway": { "apiKeySecretRef": { "name": "api-key" } },
+                       "webhook": { "secretRef": { "name": "hook", "key": "key" } } });
+    let mut metadata = kube::api::ObjectMeta::default();
+    (metadata.namespace, metadata.name) = (Some("plant".to_owned()), Some("known".to_owned()));
+    roster.put(StokerView::new(&metadata, serde_json::from_value(spec).unwrap(), None));
+    roster.complete();
+    let settings = Settings::default();
+    let address = serve(ReceiverState::new(client, roster, Scope::All, &settings)).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    for name in ["known", "unknown", "known", "no%2Fname"] {
+        let url = format!("http://{address}/v1/namespaces/plant/stokers/{name}/webhook");
+        let request = http.post(url).header("x-signature", format!("sha256={}", sign(KEY, b"{}"))).body("{}");
+        let start = Instant::now();
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{name}");
+        assert!(answer.headers().contains_key("retry-after"));
+        assert!(start.elapsed() >= settings.refusal_delay);
+        let said: Value = answer.json().await.unwrap();
+        assert_eq!(
+            said,
+            json!({ "outcome": "unavailable", "reason": "the API server did not say who may send" })
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
