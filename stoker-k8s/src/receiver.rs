@@ -18,21 +18,21 @@
 //! | 401 | `unauthorized` | no valid signature, or no such `Stoker`, or it takes no deliveries: always the same answer, after the same time |
 //! | 403 | `forbidden` | asks for a ref that `spec.webhook.allowedRefs` does not allow |
 //! | 408, 413, 415 | `invalid` | too slow, too large, compressed or of another media type |
-//! | 503 | `unavailable` | not now, as the controller starts or the API server does not answer: try again |
+//! | 503 | `unavailable` | not now: try again |
 //!
 //! The body is always one JSON object, [`Answer`].
 //!
 //! # Guarantees
 //!
 //! - Nothing is parsed, and no API request made, for a delivery without a signature of a known kind.
-//! - A `Stoker` that the watch has not shown yet is looked up; strangers cause two such look-ups a second at most.
-//! - While the API server does not answer, a delivery that cannot be judged is put off with 503, whatever its name.
+//! - A `Stoker` that the watch has not shown yet is looked up by its name. All unknown names together have ten look-ups
+//!   at once and two a second after that; beyond it, what is not known counts as not there.
 //! - A signature that is there must be right: a weaker one beside it does not rescue it.
 //! - Memory is bounded: a delivery by [`Settings::max_body_bytes`], all of them by [`Settings::max_buffered_bytes`].
 //! - A thousand deliveries at once for one `Stoker` become a few writes, the newest last.
 
+mod allowance;
 mod answer;
-mod api_server;
 mod body;
 mod decide;
 mod keys;
@@ -61,7 +61,7 @@ pub use source::{Origin, Source};
 use tokio::time::{Instant, sleep_until};
 
 use crate::names;
-use crate::roster::{self, Roster, RosterError, Scope, StokerView};
+use crate::roster::{self, Roster, Scope, StokerView};
 
 /// Where deliveries go.
 pub const PATH: &str = "/v1/namespaces/{namespace}/stokers/{name}/webhook";
@@ -99,8 +99,7 @@ struct Inner {
     client: Client,
     roster: Roster,
     scope: Scope,
-    look_ups: api_server::Allowance,
-    outage: Arc<api_server::Outage>,
+    look_ups: allowance::Allowance,
     keys: keys::Keys,
     buffer: body::Buffer,
     seen: seen::Seen,
@@ -116,14 +115,12 @@ impl ReceiverState {
     /// `client` reads `Stoker`s and their secrets by name, and writes annotations.
     #[must_use]
     pub fn new(client: Client, roster: Roster, scope: Scope, settings: &Settings) -> Self {
-        let outage = Arc::<api_server::Outage>::default();
         Self(Arc::new(Inner {
             client: client.clone(),
             roster,
             scope,
-            look_ups: api_server::Allowance::default(),
-            keys: keys::Keys::new(client.clone(), Arc::clone(&outage)),
-            outage,
+            look_ups: allowance::Allowance::default(),
+            keys: keys::Keys::new(client.clone()),
             buffer: body::Buffer::new(settings),
             seen: seen::Seen::default(),
             triggers: trigger::Triggers::new(client),
@@ -157,7 +154,7 @@ async fn receive(
     let mut body = body.into_data_stream();
     let answer = state.0.handle(&namespace, &name, &headers, &origin, &mut body).await;
     state.0.buffer.discard(&headers, &mut body, arrived).await;
-    if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::SERVICE_UNAVAILABLE) {
+    if answer.status() == StatusCode::UNAUTHORIZED {
         sleep_until(arrived + state.0.refusal_delay).await;
     }
     let (source, outcome) = (origin.source.as_str(), answer.outcome());
@@ -192,8 +189,12 @@ impl Inner {
             Ok(received) => Arc::new(received),
             Err(answer) => return answer,
         };
+        let complete = Instant::now();
         let Some(stoker) = self.authenticate(namespace, name, &signatures, &received).await else {
-            return self.refused();
+            drop(received);
+            // From the last byte on: a sender that holds it back would see how long the judging itself takes.
+            sleep_until(complete + self.refusal_delay).await;
+            return Answer::unauthorized();
         };
         let delivery = match parse(origin, format, received.bytes()) {
             Ok(delivery) => delivery,
@@ -208,14 +209,6 @@ impl Inner {
         }
     }
 
-    /// The answer to a delivery that nobody vouches for. It never depends on the name, which strangers try out.
-    fn refused(&self) -> Answer {
-        if self.outage.is_recent(Instant::now()) {
-            return Answer::unavailable("the API server did not say who may send");
-        }
-        Answer::unauthorized()
-    }
-
     /// The `Stoker` as the watch shows it; else as the API server has it, as a watch may lag behind.
     async fn find(&self, namespace: &str, name: &str) -> Option<Arc<StokerView>> {
         if let Some(known) = self.roster.get(namespace, name) {
@@ -226,22 +219,11 @@ impl Inner {
         if !possible || !self.look_ups.take(Instant::now()) {
             return None;
         }
-        match roster::get(self.client.clone(), namespace, name, api_server::READ_LIMIT).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(
-                    namespace,
-                    name,
-                    error = stoker_core::chain(&error),
-                    "cannot look up a stoker"
-                );
-                match error {
-                    RosterError::Api(error) => self.outage.note(&error, Instant::now()),
-                    RosterError::Timeout { .. } => self.outage.begin(Instant::now()),
-                }
-                None
-            }
-        }
+        let found = roster::get(self.client.clone(), namespace, name, keys::READ_LIMIT).await;
+        found.unwrap_or_else(|error| {
+            tracing::warn!(namespace, name, error = stoker_core::chain(&error), "cannot look up a stoker");
+            None
+        })
     }
 
     /// The `Stoker`, if it takes deliveries and one of its keys made every signature.

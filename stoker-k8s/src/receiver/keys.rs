@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::time::{Instant, timeout};
 
-use super::api_server::{Outage, READ_LIMIT};
 use super::signature::Key;
 use crate::api::SecretKeyRef;
 
@@ -17,6 +16,8 @@ const TRUSTED: Duration = Duration::from_secs(30);
 /// After a signature that does not fit, the Secret is read again, but not more often than this: whoever sends forged
 /// deliveries cannot make us ask the API server at their pace.
 const AGAIN: Duration = Duration::from_secs(3);
+/// Longest time for reading an object.
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Most Secrets kept; beyond it, the oldest goes.
 const KEPT: usize = 1024;
 /// Suffix of the key that still counts while senders move to a new one.
@@ -36,13 +37,12 @@ type Kept = HashMap<(String, SecretKeyRef), (Instant, Arc<Vec<Key>>)>;
 
 pub(super) struct Keys {
     client: Client,
-    outage: Arc<Outage>,
     kept: Mutex<Kept>,
 }
 
 impl Keys {
-    pub(super) fn new(client: Client, outage: Arc<Outage>) -> Self {
-        Self { client, outage, kept: Mutex::default() }
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, kept: Mutex::default() }
     }
 
     /// The keys at `at`; `None` when there are none, or no newer ones after a mismatch.
@@ -71,14 +71,13 @@ impl Keys {
         Some(keys)
     }
 
-    /// What cannot be read is no key: its deliveries are refused (put off, if that may only be for now), and the
-    /// condition `WebhookReady` of the resource says why.
+    /// What cannot be read is no key: its deliveries are refused, and the condition `WebhookReady` of the resource
+    /// says why.
     async fn read(&self, namespace: &str, at: &SecretKeyRef) -> Vec<Key> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let data = match timeout(READ_LIMIT, api.get_opt(&at.name)).await {
             Ok(Ok(secret)) => secret.and_then(|secret| secret.data).unwrap_or_default(),
             Ok(Err(error)) => {
-                self.outage.note(&error, Instant::now());
                 tracing::warn!(
                     namespace,
                     secret = at.name,
@@ -88,7 +87,6 @@ impl Keys {
                 return Vec::new();
             }
             Err(_) => {
-                self.outage.begin(Instant::now());
                 tracing::warn!(namespace, secret = at.name, "the API server takes too long to read a secret");
                 return Vec::new();
             }
