@@ -44,7 +44,6 @@ struct Bed {
 type Said = (StatusCode, Value);
 
 /// Whether the receiver's roster follows the API server, or stays empty as if its watch were late.
-#[derive(PartialEq)]
 enum Watch {
     Follows,
     Lags,
@@ -533,7 +532,7 @@ async fn a_delivery_is_taken_for_a_stoker_that_the_watch_has_not_shown_yet() {
     assert_eq!((status, &said["outcome"]), (StatusCode::ACCEPTED, &json!("accepted")));
     assert_eq!(bed.annotations("s").await["stoker.io/requested-by"], "github/d-1");
 
-    // What is no name, or of no namespace that is looked after, gets into no request. The first would end at `s` itself.
+    // What is no name, or of no namespace that is looked after, gets into no request: `s?pretty` would find `s` itself.
     for name in ["s%2Fstatus", "..%2Fstokers%2Fs", "s%3Fpretty", "S"] {
         assert_eq!(
             bed.github(name, "push", "d-2", &push("refs/heads/main")).await.0,
